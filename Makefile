@@ -1,0 +1,69 @@
+# Two commands on a fresh machine with Python and make: `make demo`, `make test`.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+# cpu: no CUDA package is installed. `make setup TORCH_BACKEND=auto` on a machine with a GPU.
+TORCH_BACKEND ?= cpu
+TORCH  := $(shell grep '^torch==' requirements.lock)
+ARGS   ?=
+NAME   ?=
+
+export AEF_HOME ?= var
+export DAGSTER_DISABLE_TELEMETRY := 1
+export MLFLOW_DISABLE_TELEMETRY := true
+# Without bytecode every process compiles every import again: 3-4 times slower starts.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: help setup demo dev test test-all lint bench lock clean
+
+help:  ## Show this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+setup: $(VENV)/.ok  ## Make the environment in .venv (TORCH_BACKEND=auto for a GPU)
+
+$(VENV)/.ok: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' \
+	  || { echo "Python 3.11 to 3.14 is needed; choose one with make PYTHON=python3.12"; exit 2; }
+	@echo "setting up $(VENV) (about a minute)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install -q --disable-pip-version-check uv
+	@# uv knows where the CPU builds of torch are; where it cannot reach them, pip's own
+	@# configuration decides.
+	@$(BIN)/uv pip install -q --python $(VENV) --torch-backend $(TORCH_BACKEND) '$(TORCH)' 2>/dev/null \
+	  || $(BIN)/python -m pip install -q --disable-pip-version-check '$(TORCH)'
+	@$(BIN)/uv pip install -q --python $(VENV) --compile-bytecode -r requirements.lock
+	@$(BIN)/uv pip install -q --python $(VENV) --no-deps --compile-bytecode -e .
+	@touch $@
+
+demo: setup  ## Run the whole way on the built-in sample and print the scores
+	@$(BIN)/aef demo
+
+dev: setup  ## Open the Dagster and MLflow pages, with the daemon (Ctrl-C ends all)
+	@$(BIN)/aef dev $(ARGS)
+
+test: setup  ## Run the fast tests, with coverage of the domain rooms
+	@$(BIN)/python -m pytest -q --cov --cov-report=term:skip-covered $(ARGS)
+
+test-all: setup  ## Run the slow, server and browser tests too
+	@$(BIN)/python -m pytest -q -m '' $(ARGS)
+
+lint: setup  ## Check style, types and the definitions
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/dg check defs --no-check-yaml 2>&1 | tail -1
+
+bench: setup  ## List the benchmarks, or run one: make bench NAME=ingest [RECORD=1]
+	@$(BIN)/python -m benchmarks $(NAME) $(if $(RECORD),--record)
+
+lock: $(VENV)/.ok  ## Resolve requirements.lock anew (needs pip's find-links for CPU torch)
+	@UV_FIND_LINKS="$$(python3 -m pip config get global.find-links 2>/dev/null)" \
+	  $(BIN)/uv pip compile pyproject.toml --extra dev --python-version 3.11 \
+	  --constraint <(echo '$(TORCH)') --no-annotate --no-header -q -o requirements.lock
+	@sed -i 's/^\(torch==[0-9.]*\)+cpu/\1/' requirements.lock
+
+clean:  ## Remove the environment and caches; homes (var*) stay
+	@rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .coverage

@@ -1,0 +1,205 @@
+"""Raw files to Parquet: one file a basin for the forcings (PET added), one for the streamflow.
+
+A basin whose file is bad is reported and left out; the others go on.
+Not here: reading raw files (camels_us.py), the dense cube (cube.py).
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from aef_dagster.basins.camels_us import CamelsUS
+from aef_dagster.basins.dataset import FORCINGS
+from aef_dagster.basins.pet import PET_METHOD, oudin_pet
+from aef_dagster.errors import DataFileError
+
+Columns = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class IngestReport:
+    """What was written, and what could not be.
+
+    Parameters
+    ----------
+    table
+        A row a basin written: gauge_id, first_date, last_date, n_days, n_missing (days on which any
+        variable is missing); of forcings also lat, elevation_m and area_km2 of the file's head.
+    errors
+        The reason, in a sentence, for each basin left out.
+    pet_method
+        How PET was computed; None for streamflow.
+    fingerprint
+        sha256 of the content (not of the files' bytes) of all basins written.
+    """
+
+    table: pd.DataFrame
+    errors: dict[str, str]
+    pet_method: str | None
+    fingerprint: str
+
+
+def ingest_forcings(
+    dataset: CamelsUS,
+    folder: Path,
+    gauge_ids: Iterable[str] | None = None,
+    on_progress: Callable[[str], None] | None = None,
+) -> IngestReport:
+    """Write the forcings of each basin, with PET, to `<folder>/<gauge_id>.parquet`.
+
+    Parameters
+    ----------
+    dataset
+        Reader of the raw files.
+    folder
+        Where to write; made when absent.
+    gauge_ids
+        Basins to write; all by default.
+    on_progress
+        Called with the gauge id when a basin is done.
+
+    Returns
+    -------
+    IngestReport
+        With the basins left out and why.
+
+    Raises
+    ------
+    UserError
+        When the dataset has no such forcings at all, or its archive cannot be opened.
+    """
+
+    def read(gauge_id: str) -> tuple[Columns, dict[str, float]]:
+        record = dataset.read_forcing(gauge_id)
+        columns = _columns(record.frame)
+        tmean = (columns["tmin"] + columns["tmax"]) / 2
+        columns["pet"] = oudin_pet(tmean, columns["date"], record.lat).astype(np.float32)
+        head = {
+            "lat": record.lat,
+            "elevation_m": record.elevation_m,
+            "area_km2": record.area_km2,
+        }
+        return {name: columns[name] for name in ("date", *FORCINGS)}, head
+
+    ids = dataset.gauge_ids() if gauge_ids is None else gauge_ids
+    return _ingest(read, ids, Path(folder), on_progress, PET_METHOD)
+
+
+def ingest_streamflow(
+    dataset: CamelsUS,
+    folder: Path,
+    catalog: pd.DataFrame,
+    gauge_ids: Iterable[str] | None = None,
+    on_progress: Callable[[str], None] | None = None,
+) -> IngestReport:
+    """Write the streamflow of each basin in mm/day to `<folder>/<gauge_id>.parquet`.
+
+    Parameters
+    ----------
+    dataset
+        Reader of the raw files.
+    folder
+        Where to write; made when absent.
+    catalog
+        Has gauge_id and area_km2, what the flow is divided by.
+    gauge_ids
+        Basins to write; all of the catalog by default.
+    on_progress
+        Called with the gauge id when a basin is done.
+
+    Returns
+    -------
+    IngestReport
+        With the basins left out and why.
+
+    Raises
+    ------
+    UserError
+        When the dataset has no streamflow at all, or its archive cannot be opened.
+    """
+    area = dict(zip(catalog["gauge_id"], catalog["area_km2"], strict=True))
+
+    def read(gauge_id: str) -> tuple[Columns, dict[str, float]]:
+        return _columns(dataset.read_streamflow(gauge_id, area.get(gauge_id, np.nan))), {}
+
+    ids = catalog["gauge_id"] if gauge_ids is None else gauge_ids
+    return _ingest(read, ids, Path(folder), on_progress, None)
+
+
+def _ingest(
+    read: Callable[[str], tuple[Columns, dict[str, float]]],
+    gauge_ids: Iterable[str],
+    folder: Path,
+    on_progress: Callable[[str], None] | None,
+    pet_method: str | None,
+) -> IngestReport:
+    folder.mkdir(parents=True, exist_ok=True)
+    rows, errors, hashes = [], {}, {}
+    for gauge_id in gauge_ids:
+        path = folder / f"{gauge_id}.parquet"
+        try:
+            columns, head = read(gauge_id)
+        except DataFileError as error:
+            if error.gauge_id is None:  # the archive itself, not one basin in it
+                raise
+            errors[gauge_id] = str(error)
+            # What an earlier, good file left must not pass for the content of the bad one.
+            path.unlink(missing_ok=True)
+        else:
+            _write(columns, gauge_id, path)
+            hashes[gauge_id] = _content_hash(columns)
+            rows.append({"gauge_id": gauge_id, **_summary(columns), **head})
+        if on_progress is not None:
+            on_progress(gauge_id)
+    empty = ["gauge_id", "first_date", "last_date", "n_days", "n_missing"]
+    table = pd.DataFrame(rows) if rows else pd.DataFrame(columns=empty)
+    total = hashlib.sha256()
+    for gauge_id in sorted(hashes):
+        total.update(f"{gauge_id}:{hashes[gauge_id]}\n".encode())
+    return IngestReport(table, errors, pet_method, total.hexdigest())
+
+
+def _columns(frame: pd.DataFrame) -> Columns:
+    columns = {name: frame[name].to_numpy() for name in frame.columns}
+    return columns | {"date": columns["date"].astype("datetime64[D]")}
+
+
+def _summary(columns: Columns) -> dict[str, object]:
+    date = columns["date"]
+    missing = np.zeros(len(date), bool)
+    for name, values in columns.items():
+        if name != "date":
+            missing |= np.isnan(values)
+    return {
+        "first_date": pd.Timestamp(date[0]),
+        "last_date": pd.Timestamp(date[-1]),
+        "n_days": len(date),
+        "n_missing": int(missing.sum()),
+    }
+
+
+def _content_hash(columns: Columns) -> str:
+    content = hashlib.sha256()
+    for name, values in columns.items():
+        content.update(name.encode() + values.tobytes())
+    return content.hexdigest()
+
+
+def _write(columns: Columns, gauge_id: str, path: Path) -> None:
+    zeros = np.zeros(len(columns["date"]), np.int32)
+    one_id = pa.DictionaryArray.from_arrays(zeros, [gauge_id])
+    unfinished = path.with_suffix(".parquet.tmp")
+    pq.write_table(
+        pa.table({"gauge_id": one_id, **columns}),
+        unfinished,
+        # Daily weather does not repeat: a dictionary of its values would only cost time.
+        use_dictionary=["gauge_id"],
+        compression="lz4",
+    )
+    unfinished.replace(path)

@@ -1,0 +1,305 @@
+"""The `aef` command: the main jobs without knowing Dagster; every run shows in its UI afterwards.
+
+Here: arguments, words and tables for a person. Not here: what is done (pipeline/session.py).
+Heavy modules are imported inside the commands, so that `aef --help` answers at once.
+"""
+
+import logging
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from aef_dagster.errors import UserError
+
+HELP = """Simulate rivers without a gauge.
+
+An ungauged basin borrows: donors like it are picked (by AlphaEarth embedding, by attributes, by
+distance), an LSTM is trained on them, and fed with the basin's own weather.
+
+Start with `aef demo`: it runs everything on a small made-up dataset. For real basins set
+AEF_DATASET=camels_us and the folders that `aef doctor` asks for, then `aef prepare` and
+`aef train`. Look at the results with `aef dev`.
+"""
+
+app = typer.Typer(
+    help=HELP, no_args_is_help=True, add_completion=False, rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+)  # fmt: skip
+
+DEMO_STUDY = "demo"
+
+
+def main() -> None:
+    """Entry point: errors a user can mend are one sentence and exit code 2, never a traceback."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for noisy in ("alembic", "mlflow", "dagster", "matplotlib"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    try:
+        app()
+    except UserError as error:
+        _stderr().print(f"[bold red]error:[/] {_escaped(str(error))}", highlight=False)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        _stderr().print("stopped; what was finished is kept, and the same command goes on from it")
+        sys.exit(130)
+
+
+@app.command()
+def demo() -> None:
+    """Run the whole way on the built-in sample: files, embeddings, donors, models, scores.
+
+    The sample is made up (24 basins, 14 years, seeded) and written in the file formats of
+    CAMELS-US. In it embeddings know more of the landscape than attributes do: that advantage is
+    planted. `AEF_SAMPLE=null` is the same world without it.
+    """
+    from aef_dagster.pipeline.config import TrainingConfig
+
+    started = time.monotonic()
+    session = _session(dataset="sample")
+    _print_table(session.prepare(), "what is there now")
+    scores = session.train(session.basins, TrainingConfig(study=DEMO_STUDY))
+    _print_scores(scores)
+    _print_addresses(session, time.monotonic() - started)
+
+
+@app.command()
+def doctor() -> None:
+    """Say what is set, what is missing, and exactly where it must go."""
+    from aef_dagster.basins.dataset import open_dataset
+    from aef_dagster.embeddings.sources import open_source
+    from aef_dagster.settings import load_settings, settings_table
+    from aef_dagster.storage.home import Home
+
+    settings = load_settings()
+    rows = [
+        (name, str(getattr(settings, name.removeprefix("AEF_").lower()) or "-"), meaning)
+        for name, _default, meaning in settings_table()
+    ]
+    _print_rows(("setting", "value", "meaning"), rows, "settings in force")
+
+    found: list[tuple[str, str, str]] = []
+    sample_dir = Home(settings.home).sample
+    try:
+        if settings.dataset == "sample":
+            found.append(("sample", "ok", "made up on first use; nothing to download"))
+        else:
+            reader = open_dataset(
+                settings.dataset, data_dir=settings.data_dir, forcing=settings.forcing,
+                sample_dir=sample_dir,
+            )  # fmt: skip
+            for item in reader.layout():
+                found.append((item.what, "ok" if item.found else "MISSING", _place(item)))
+    except UserError as error:
+        found.append(("basins", "MISSING", str(error)))
+    if settings.dataset != "sample":
+        try:
+            years = open_source(settings.source, path=settings.embeddings_dir).years()
+            told = f"years {', '.join(map(str, years))}" if years else "a finished mean"
+            found.append(("embeddings", "ok", f"{settings.embeddings_dir}: {told}"))
+        except UserError as error:
+            found.append(("embeddings", "MISSING", str(error)))
+    _print_rows(("what", "state", "where, or what to do"), found, "what the dataset needs")
+    if any(state == "MISSING" for _what, state, _place in found):
+        raise typer.Exit(2)
+
+
+@app.command()
+def prepare() -> None:
+    """Read basins, weather, flow and embeddings (all years there are), and rank donors.
+
+    Run it again whenever files change: what is unchanged stays as it is.
+    """
+    started = time.monotonic()
+    session = _session()
+    _print_table(session.prepare(), "what is there now")
+    _print_addresses(session, time.monotonic() - started)
+
+
+@app.command()
+def train(
+    gauge_ids: Annotated[list[str], typer.Argument(help="Gauge ids of the targets.")],
+    space: Annotated[
+        str, typer.Option(help="Where similarity picks donors: attributes, aef, distance, random.")
+    ] = "aef",
+    k: Annotated[
+        int | None, typer.Option(min=1, help="Donors per target (default 100; 8 in the sample).")
+    ] = None,
+    representation: Annotated[
+        str, typer.Option(help="What the network is told about a basin.")
+    ] = "aef+climate",
+    budget: Annotated[
+        str | None,
+        typer.Option(help="tiny, donor or full (default donor; tiny in the sample)."),
+    ] = None,
+    seeds: Annotated[
+        int, typer.Option(min=1, max=50, help="Members of the ensemble; their mean is scored.")
+    ] = 1,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Models trained at once (default: one per core).")
+    ] = None,
+) -> None:
+    """Train a model for each target as if it had no gauge, on its most similar donors.
+
+    The target's own flow is used for scoring only. A model that was trained before is not trained
+    again. Example: `aef train 01013500 14138900 --space aef --k 100 --seeds 3`
+    """
+    started = time.monotonic()
+    session = _session()
+    config = _training_config(
+        space=space, k=k, representation=representation, budget=budget, seeds=seeds,
+        workers=workers,
+    )  # fmt: skip
+    title = config.resolve(session.settings.dataset).title
+    config = config.model_copy(update={"study": f"{session.settings.dataset} · {title}"})
+    _print_scores(session.train(gauge_ids, config))
+    _print_addresses(session, time.monotonic() - started)
+
+
+@app.command()
+def simulate(
+    gauge_id: Annotated[str, typer.Argument(help="Gauge id of a trained basin.")],
+    space: Annotated[str | None, typer.Option(help="Only models with donors of this space.")] = None,
+    k: Annotated[int | None, typer.Option(min=1, help="Only models with this many donors.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="A .csv or .parquet file; default in the home."),
+    ] = None,
+) -> None:
+    """Write a trained basin's daily simulation to a file, and print its ends.
+
+    Columns: date, obs and sim in mm/day, sim_std (spread of the ensemble). The newest model that
+    fits the options is taken, ensembles first.
+    """
+    from aef_dagster.pipeline.simulations import newest_simulation, write_simulation
+
+    session = _session()
+    (gauge_id,) = session.known([gauge_id])
+    found = newest_simulation(session.home.checkpoints, gauge_id, space=space, k=k)
+    path = output or session.home.root / "simulations" / f"{gauge_id}_{found.job_hash}.csv"
+    write_simulation(found.table, path)
+    shown = found.table if len(found.table) <= 10 else _ends(found.table)
+    _print_table(shown, f"{gauge_id}, {found.title}")
+    print(f"{len(found.table):,} days written to {path}")
+
+
+@app.command()
+def sync() -> None:
+    """Send MLflow what it could not be told while it was away; nothing is sent twice."""
+    session = _session()
+    drained = session.sync()
+    if drained.error:
+        raise UserError(
+            f"{drained.sent} sent, {drained.waiting} still wait: {drained.error}. Start MLflow at "
+            f"{session.tracking.uri}, then run `aef sync` again"
+        )
+    print(f"{drained.sent} sent, {drained.waiting} waiting")
+
+
+@app.command()
+def dev(
+    dagster_port: Annotated[int, typer.Option(help="Port of the Dagster pages.")] = 3000,
+    mlflow_port: Annotated[int, typer.Option(help="Port of the MLflow pages.")] = 5000,
+) -> None:
+    """Open the Dagster and MLflow pages of this home, with the daemon; Ctrl-C ends all of it."""
+    from aef_dagster.pipeline.servers import serve
+
+    session = _session()
+    session.tracking.setup()
+    serve(session.settings, session.tracking.uri, dagster_port, mlflow_port)
+
+
+def _session(**overrides):
+    from aef_dagster.pipeline.session import Session
+    from aef_dagster.settings import load_settings
+
+    return Session(load_settings(**overrides))
+
+
+def _training_config(**choices):
+    from pydantic import ValidationError
+
+    from aef_dagster.pipeline.config import TrainingConfig
+
+    try:
+        return TrainingConfig(**{k: v for k, v in choices.items() if v is not None})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(
+            f"--{first['loc'][0]} {first['input']}: {first['msg'].lower()}"
+        ) from None
+
+
+def _place(item) -> str:
+    return f"{item.expected}" + (f" ({item.hint})" if item.hint else "")
+
+
+def _ends(table):
+    import pandas as pd
+
+    return pd.concat([table.head(4), table.tail(4)])
+
+
+def _print_scores(scores) -> None:
+    columns = ("nse", "kge", "rmse", "pearson_r", "pbias", "fhv", "flv_log", "peak_timing")
+    rows = [
+        (row["gauge_id"], row["space"], str(row["k"]), row["budget"],
+         *(_number(row[name]) for name in columns), _marks(row))
+        for _, row in scores.iterrows()
+    ]  # fmt: skip
+    heads = ("basin", "space", "k", "budget", *columns, "made from")
+    title = "scores of the test period, each basin as if it had no gauge"
+    _print_rows(heads, rows, title)
+    nse = scores["nse"].dropna()
+    if len(nse):
+        print(
+            f"median NSE {nse.median():.3f} of {len(nse)} basins "
+            f"({len(scores) - len(nse)} without a score); {int((nse < 0).sum())} below 0"
+        )
+
+
+def _marks(row) -> str:
+    marks = [name for name in ("sample", "surrogate") if bool(row[name])]
+    return ", ".join(marks) or "published data"
+
+
+def _number(value) -> str:
+    return "-" if value is None or value != value else f"{value:.2f}"
+
+
+def _print_table(frame, title: str) -> None:
+    rows = [tuple(str(value) for value in row) for row in frame.to_numpy()]
+    _print_rows(tuple(frame.columns), rows, title)
+
+
+def _print_rows(heads, rows, title: str) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", header_style="bold")
+    for head in heads:
+        table.add_column(str(head), overflow="fold")
+    for row in rows:
+        table.add_row(*(_escaped(str(cell)) for cell in row))
+    Console().print(table)
+
+
+def _print_addresses(session, seconds: float) -> None:
+    settings = session.settings
+    print(f"done in {seconds:.0f} s; everything is in {session.home.root}")
+    print(f"look at it: `make dev` (or `aef dev`), then {settings.dagster_url} and "
+          f"{settings.mlflow_url}")  # fmt: skip
+
+
+def _stderr():
+    from rich.console import Console
+
+    return Console(stderr=True, soft_wrap=True)
+
+
+def _escaped(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)

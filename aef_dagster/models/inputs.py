@@ -1,0 +1,106 @@
+"""What one job sees of the data: its donors, its targets, its spans of days, its scaler.
+
+Here: the step from (job, data) to the arrays an engine trains on; every check that needs both.
+Not here: engines. All of them start from `prepare`, so nothing can leak in one and not in another.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aef_dagster.errors import UserError
+from aef_dagster.models.data import TrainingData
+from aef_dagster.models.jobs import TrainingJob
+from aef_dagster.models.scalers import Scaler
+
+
+@dataclass(frozen=True, eq=False)
+class JobInputs:
+    """Arrays and positions of one job.
+
+    Series stay unscaled and whole, as they lie in the shared file: scaling a batch costs less
+    than a scaled copy per process would in memory.
+
+    Parameters
+    ----------
+    job, scaler
+        The job and the statistics of its donors.
+    forcing, streamflow
+        Those of the data: float32 [basin, date, variable] and [basin, date].
+    donor_rows, target_rows
+        Rows of the job's donors and targets in these arrays.
+    donor_statics, target_statics
+        Scaled static inputs, float32 [donor or target, static].
+    train, valid, test
+        Positions of the three periods.
+    """
+
+    job: TrainingJob
+    scaler: Scaler
+    forcing: NDArray[np.float32]
+    streamflow: NDArray[np.float32]
+    donor_rows: NDArray[np.int64]
+    target_rows: NDArray[np.int64]
+    donor_statics: NDArray[np.float32]
+    target_statics: NDArray[np.float32]
+    train: slice
+    valid: slice
+    test: slice
+
+    def with_spinup(self, days: slice) -> slice:
+        """A span lengthened by the days before it that fill the network's memory.
+
+        Where the record begins later than that, by as many as there are.
+        """
+        return slice(max(0, days.start - self.job.recipe.spinup_days), days.stop)
+
+
+def prepare(job: TrainingJob, data: TrainingData) -> JobInputs:
+    """Find a job's basins and days, fit its scaler, scale its static inputs.
+
+    Raises
+    ------
+    UserError
+        A basin, a day, a static table or a forcing value is missing, or no donor has flow.
+    """
+    donors, targets = data.rows(job.donors), data.rows(job.targets)
+    periods, table = job.periods, data.representation(job.representation)
+    train = data.span(periods.train_start, periods.train_end)
+    test = data.span(periods.test_start, periods.test_end)
+    earliest = train.start - job.recipe.warmup_days(job.budget.window)
+    refuse_gaps(data, np.union1d(donors, targets), slice(max(0, earliest), test.stop))
+    scaler = Scaler.fit(
+        job.donors,
+        data.forcing_names,
+        (data.forcing[row, train] for row in donors),
+        (data.streamflow[row, train] for row in donors),
+        table.take(donors),
+        job.recipe.static_limit,
+    )
+    return JobInputs(
+        job=job,
+        scaler=scaler,
+        forcing=data.forcing,
+        streamflow=data.streamflow,
+        donor_rows=donors,
+        target_rows=targets,
+        donor_statics=scaler.scale_statics(table.take(donors)),
+        target_statics=scaler.scale_statics(table.take(targets)),
+        train=train,
+        valid=data.span(periods.valid_start, periods.valid_end),
+        test=test,
+    )
+
+
+def refuse_gaps(data: TrainingData, rows: NDArray[np.int64], days: slice) -> None:
+    """Stop at the first missing forcing value of some rows and days, naming basin and date."""
+    for row in rows:
+        missing = ~np.isfinite(data.forcing[row, days])
+        if missing.any():
+            day, variable = np.argwhere(missing)[0]
+            raise UserError(
+                f"basin {data.gauge_ids[row]}: forcing {data.forcing_names[variable]} is missing "
+                f"on {data.dates[days][day]} ({int(missing.any(1).sum())} days in all); an LSTM "
+                "needs every day: fill the gap or leave the basin out"
+            )

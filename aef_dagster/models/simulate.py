@@ -1,0 +1,91 @@
+"""Running a trained model again: any basin, any span of days that the data cover.
+
+Here: the network of a checkpoint, and its simulation as a table.
+Not here: training, and the stored simulation of the test period (checkpoints.py).
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from aef_dagster.errors import UserError
+from aef_dagster.models.checkpoints import Checkpoint
+from aef_dagster.models.data import TrainingData
+from aef_dagster.models.inputs import refuse_gaps
+from aef_dagster.models.scoring import simulation_table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from aef_dagster.models.network import BasinLSTM
+
+
+def load_network(checkpoint: Checkpoint) -> "BasinLSTM":
+    """The trained network of a model's checkpoint (not of an ensemble's)."""
+    import torch
+
+    from aef_dagster.models.network import BasinLSTM
+
+    scaler, budget = checkpoint.scaler(), checkpoint.job().budget
+    network = BasinLSTM(len(scaler.forcing_names), scaler.static_size, budget.hidden)
+    weights = checkpoint.weights()
+    network.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
+    return network
+
+
+def predict(
+    checkpoint: Checkpoint, data: TrainingData, gauge_ids: Sequence[str], start: str, end: str
+) -> "pd.DataFrame":
+    """Simulate basins with a checkpoint.
+
+    Parameters
+    ----------
+    checkpoint
+        Of a model, or of an ensemble whose members lie in the same root.
+    data
+        Forcings and static inputs of these basins, in the units the model was trained in.
+    gauge_ids
+        Basins; none of them needs flow.
+    start, end
+        First and last day wanted. The recipe's spin-up days before them are simulated too, as
+        far as the record has them.
+
+    Returns
+    -------
+    DataFrame
+        gauge_id, date, obs, sim, sim_std, as a checkpoint keeps them.
+
+    Raises
+    ------
+    UserError
+        A basin, a day or a forcing value is missing, or the forcings are others.
+    """
+    from aef_dagster.models import engine_cpu
+
+    job = checkpoint.job()
+    rows, wanted = data.rows(gauge_ids), data.span(start, end)
+    days = slice(max(0, wanted.start - job.recipe.spinup_days), wanted.stop)
+    refuse_gaps(data, rows, days)
+    table = data.representation(job.representation).take(rows)
+    simulations = []
+    for member in checkpoint.members():
+        model = Checkpoint.open(checkpoint.root, member)
+        scaler = model.scaler()
+        if scaler.forcing_names != data.forcing_names:
+            raise UserError(
+                f"checkpoint {member} was trained on {', '.join(scaler.forcing_names)}, "
+                f"the data have {', '.join(data.forcing_names)}"
+            )
+        statics, network = scaler.scale_statics(table), load_network(model)
+        simulations.append(
+            engine_cpu.simulate(network, scaler, data.forcing, rows, statics, days, wanted)
+        )
+    members = np.stack(simulations)
+    return simulation_table(
+        tuple(gauge_ids),
+        data.dates[wanted],
+        data.streamflow[rows, wanted],
+        members.mean(0, dtype=np.float64),
+        members.std(0, dtype=np.float64) if len(members) > 1 else None,
+    )

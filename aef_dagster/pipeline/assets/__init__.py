@@ -1,0 +1,18 @@
+"""The registry of assets: which module's assets stand in which group.
+
+Not here: any asset. Each group has one module of its name.
+"""
+
+from aef_dagster.pipeline.assets import basins, embeddings, evaluation, models, similarity
+from aef_dagster.settings import Settings
+
+
+def build_assets(settings: Settings) -> list:
+    """Every asset, by group in the order data flows."""
+    return [
+        *basins.build(),
+        *embeddings.build(),
+        *similarity.build(),
+        *models.build(settings),
+        *evaluation.build(),
+    ]

@@ -1,0 +1,167 @@
+"""Group embeddings: AlphaEarth by year, and the vector that stands for a basin.
+
+Here: the assets. Not here: routes and file formats, pooling (embeddings/).
+"""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import dagster as dg
+import numpy as np
+
+from aef_dagster.embeddings.bands import BANDS
+from aef_dagster.embeddings.pooling import pool_years
+from aef_dagster.pipeline import metadata
+from aef_dagster.pipeline.config import EmbeddingPooling, EmbeddingYears
+from aef_dagster.pipeline.partitions import aef_years
+from aef_dagster.pipeline.resources import EmbeddingsResource, HomeResource, WarehouseResource
+from aef_dagster.pipeline.versions import frame_version
+from aef_dagster.progress import bar
+
+GROUP = "embeddings"
+
+complete_year = dg.AssetCheckSpec(
+    "complete_and_finite",
+    asset="aef_embeddings",
+    blocking=True,
+    description="Every stored vector has 64 finite bands and a norm in (0, 1].",
+)
+coverage = dg.AssetCheckSpec(
+    "coverage", asset="aef_embeddings", description="Every basin of the catalog has a vector."
+)
+unit_norm = dg.AssetCheckSpec(
+    "unit_norm",
+    asset="basin_embedding",
+    blocking=True,
+    description="Each basin's vector is finite, and of unit length unless the plain mean was asked "
+    "for.",
+)
+
+
+@dg.asset(
+    group_name=GROUP, deps=["basins"], partitions_def=aef_years, output_required=False,
+    backfill_policy=dg.BackfillPolicy.single_run(), pool="earth_engine",
+    kinds={"duckdb", "alphaearth"}, code_version="1", check_specs=[complete_year, coverage],
+)  # fmt: skip
+def aef_embeddings(
+    context: dg.AssetExecutionContext, config: EmbeddingYears, home: HomeResource,
+    embeddings: EmbeddingsResource, warehouse: WarehouseResource,
+) -> Iterator:  # fmt: skip
+    """AlphaEarth Foundations by basin and year, as the source gives it.
+
+    Contents: A00..A63 (raw basin means, not normalised), their norm before normalisation (1 = a
+    uniform basin), share of valid pixels, and where the row came from: route, file, sha256,
+    dataset version. Written in one transaction a year; basins without a vector are listed, not
+    filled with zeros.
+    Cadence: yearly, 2017 onwards. Licence of AlphaEarth: CC-BY 4.0. The AlphaEarth Foundations
+    Satellite Embedding dataset is produced by Google and Google DeepMind.
+    """
+    home.open()
+    source, store = embeddings.open(), warehouse.open()
+    years = config.years or [int(key) for key in context.partition_keys]
+    gauge_ids = store.frame("SELECT gauge_id FROM basins ORDER BY gauge_id")["gauge_id"].tolist()
+    bad, missing = {}, {}
+    with bar("embeddings", len(years), "years") as progress:
+        for year in years:
+            fetched = source.fetch(year, gauge_ids)
+            problems = _bad_vectors(fetched.frame)
+            if problems:
+                bad[str(year)] = problems
+                continue
+            missing[str(year)] = list(fetched.missing)
+            stamped = fetched.frame.assign(fetched_at=datetime.now(UTC).replace(tzinfo=None))
+            store.replace("aef_embeddings", stamped, year=year)
+            progress.advance()
+            yield dg.AssetMaterialization(
+                context.asset_key,
+                partition=str(year),
+                metadata={
+                    "dagster/partition_row_count": len(fetched.frame),
+                    "missing_basins": len(fetched.missing),
+                    "median_norm": float(fetched.frame["norm"].median()),
+                    "surrogate": bool(fetched.frame["surrogate"].any()),
+                    "sample": bool(fetched.frame["sample"].any()),
+                    **{name: str(value) for name, value in fetched.provenance.items()},
+                },
+                tags={"dagster/data_version": frame_version(fetched.frame)},
+            )
+    yield dg.AssetCheckResult(
+        asset_key=context.asset_key,
+        check_name=complete_year.name,
+        passed=not bad,
+        metadata={"years": len(years), **bad},
+    )
+    n_missing = sum(map(len, missing.values()))
+    yield dg.AssetCheckResult(
+        asset_key=context.asset_key,
+        check_name=coverage.name,
+        passed=n_missing == 0,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={
+            "missing": n_missing,
+            **{year: ", ".join(ids[:20]) for year, ids in missing.items() if ids},
+        },
+    )
+    if bad:
+        raise dg.Failure(f"vectors that cannot be used, not stored: {bad}", allow_retries=False)
+
+
+@dg.asset(
+    group_name=GROUP, kinds={"duckdb"}, code_version="1", check_specs=[unit_norm],
+    deps=[dg.AssetDep(aef_embeddings, partition_mapping=dg.AllPartitionMapping())],
+)  # fmt: skip
+def basin_embedding(
+    config: EmbeddingPooling, home: HomeResource, embeddings: EmbeddingsResource,
+    warehouse: WarehouseResource,
+):  # fmt: skip
+    """One vector per basin: the years pooled.
+
+    Contents: by default the mean over years of unit vectors, made unit again; or the study's plain
+    mean. A source that has no years (a finished multi-year mean) is taken as it is, and `years`
+    says so.
+    """
+    home.open()
+    store = warehouse.open()
+    how = config.pooling.value
+    yearly = store.frame("SELECT * FROM aef_embeddings")
+    if yearly.empty:
+        gauge_ids = store.frame("SELECT gauge_id FROM basins")["gauge_id"].tolist()
+        yearly = embeddings.open().fetch_mean(gauge_ids).frame
+    flags = yearly.groupby("gauge_id")[["surrogate", "sample"]].any().reset_index()
+    pooled = pool_years(yearly, how=how, years=config.years or None)
+    table = pooled.assign(pooling=how).merge(flags, on="gauge_id")
+    store.replace("basin_embedding", table)
+    length = np.linalg.norm(table[list(BANDS)].to_numpy(float), axis=1)
+    finite = bool(np.isfinite(length).all())
+    off = float(np.abs(length - 1).max()) if how == "unit_mean" else 0.0
+    yield dg.MaterializeResult(
+        data_version=dg.DataVersion(frame_version(table)),
+        metadata={
+            "dagster/row_count": len(table),
+            "years": ", ".join(sorted(table["years"].unique())),
+            "pooling": how,
+            "surrogate": bool(table["surrogate"].any()),
+            "sample": bool(table["sample"].any()),
+            "preview": metadata.preview(table[["gauge_id", "years", "norm", *BANDS[:4]]]),
+        },
+    )
+    yield dg.AssetCheckResult(
+        asset_key="basin_embedding",
+        check_name=unit_norm.name,
+        passed=finite and off < 1e-4,
+        metadata={"largest_deviation": off, "finite": finite},
+    )
+
+
+def build() -> list:
+    """Assets of the group."""
+    return [aef_embeddings, basin_embedding]
+
+
+def _bad_vectors(frame) -> str:
+    """Sentence on vectors that must not be stored; empty when all are good."""
+    values = frame[list(BANDS)].to_numpy(float)
+    norm = frame["norm"].to_numpy(float)
+    # A mean of unit vectors cannot be longer than 1; float32 text leaves a little room.
+    wrong = ~np.isfinite(values).all(axis=1) | ~(norm > 0) | (norm > 1.001)
+    return ", ".join(frame.loc[wrong, "gauge_id"].head(20))

@@ -1,0 +1,90 @@
+"""Group evaluation: one table of scores of everything trained.
+
+Here: the asset. Not here: metrics and statistics (evaluation/), reading checkpoints
+(pipeline/scores.py).
+"""
+
+import dagster as dg
+
+from aef_dagster.pipeline import metadata
+from aef_dagster.pipeline.resources import (
+    HomeResource,
+    PlatformResource,
+    TrackingResource,
+    WarehouseResource,
+)
+from aef_dagster.pipeline.scores import collect_scores, compare_published, medians
+
+GROUP = "evaluation"
+
+scored = dg.AssetCheckSpec(
+    "every_gauged_basin_scored",
+    asset="basin_scores",
+    description="Each simulated basin with observed flow has a finite NSE.",
+)
+skilful = dg.AssetCheckSpec(
+    "mostly_skilful",
+    asset="basin_scores",
+    description="Fewer than a quarter of the basins are simulated worse than by their mean flow "
+    "(NSE below 0).",
+)
+WORST_SHARE_BELOW_0 = 0.25
+
+
+@dg.asset(
+    group_name=GROUP, kinds={"duckdb"}, code_version="1", check_specs=[scored, skilful],
+    deps=[dg.AssetDep("basin_models", partition_mapping=dg.AllPartitionMapping())],
+)  # fmt: skip
+def basin_scores(
+    home: HomeResource, warehouse: WarehouseResource, tracking: TrackingResource,
+    platform: PlatformResource,
+):  # fmt: skip
+    """All scores of basin models, one row a basin, model and choice of donors.
+
+    Contents: thirteen metrics over the test period (named for their definition), what was trained
+    (space, k, representation, recipe, budget, seed; no seed = mean of an ensemble), where it is
+    recorded (MLflow run, Dagster run), and whether sample or surrogate data made it.
+    Grain: (job_hash, gauge_id, space, k). Missing is NULL, and counted.
+    """
+    world, store = home.open(), warehouse.open()
+    scores = collect_scores(world.checkpoints, "basin_models", tracking.open().run_id)
+    store.replace("scores", scores, asset="basin_models")
+    summary = medians(scores)
+    published = compare_published(scores, platform.reference_dir)
+    yield dg.MaterializeResult(
+        metadata={
+            "dagster/row_count": len(scores),
+            "basins": scores["gauge_id"].nunique(),
+            "without_score": int(scores["nse"].isna().sum()),
+            **metadata.numbers({"median_nse": scores["nse"].median()}),
+            "by_choice": dg.MetadataValue.md(metadata.markdown_table(summary)),
+            **(
+                {"beside_published": dg.MetadataValue.md(metadata.markdown_table(published))}
+                if published is not None
+                else {}
+            ),
+            "preview": metadata.preview(
+                scores[["gauge_id", "space", "k", "budget", "seed", "nse", "kge", "pbias"]]
+            ),
+        }
+    )
+    unscored = scores[scores["nse"].isna() & (scores["n_days"] > 0)]
+    yield dg.AssetCheckResult(
+        asset_key="basin_scores",
+        check_name=scored.name,
+        passed=unscored.empty,
+        metadata={"unscored": ", ".join(unscored["gauge_id"].head(20))},
+    )
+    below = float((scores["nse"] < 0).mean()) if len(scores) else 0.0
+    yield dg.AssetCheckResult(
+        asset_key="basin_scores",
+        check_name=skilful.name,
+        passed=below < WORST_SHARE_BELOW_0,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={"share_below_0": below},
+    )
+
+
+def build() -> list:
+    """Assets of the group."""
+    return [basin_scores]

@@ -1,0 +1,172 @@
+"""Group similarity: how alike basins are in each space, and whom each would borrow from.
+
+Here: a factory that makes one pair of assets per space, each with its true upstream.
+Not here: how similarity is measured (similarity/).
+"""
+
+import dagster as dg
+import pandas as pd
+
+from aef_dagster.pipeline import metadata
+from aef_dagster.pipeline.config import AefSimilarity, RandomSimilarity
+from aef_dagster.pipeline.resources import HomeResource, WarehouseResource
+from aef_dagster.pipeline.versions import frame_version
+from aef_dagster.similarity import spaces
+from aef_dagster.similarity.donors import rank_donors, similarity_long
+from aef_dagster.storage.warehouse import Warehouse
+
+GROUP = "similarity"
+
+
+class NoConfig(dg.Config):
+    """A space without choices."""
+
+
+def _attributes(store: Warehouse, config: NoConfig) -> tuple:
+    from aef_dagster.similarity.representations import STUDY_ATTRIBUTES
+    from aef_dagster.storage.tables import attribute_frame
+
+    frame = attribute_frame(store, "published")[list(STUDY_ATTRIBUTES)]
+    return spaces.similarity_attributes(frame), frame.index.tolist()
+
+
+def _aef(store: Warehouse, config: AefSimilarity) -> tuple:
+    from aef_dagster.storage.tables import embedding_frame
+
+    frame = embedding_frame(store)
+    return spaces.similarity_aef(frame.to_numpy(), raw=config.raw), frame.index.tolist()
+
+
+def _distance(store: Warehouse, config: NoConfig) -> tuple:
+    frame = store.frame("SELECT gauge_id, lat, lon FROM basins ORDER BY gauge_id")
+    return spaces.similarity_distance(frame["lat"], frame["lon"]), frame["gauge_id"].tolist()
+
+
+def _random(store: Warehouse, config: RandomSimilarity) -> tuple:
+    ids = store.frame("SELECT gauge_id FROM basins ORDER BY gauge_id")["gauge_id"].tolist()
+    return spaces.similarity_random(ids, config.seed), ids
+
+
+# space -> (how it is measured, its config, its upstream, what a reader should know)
+_SPACES = {
+    "attributes": (
+        _attributes, NoConfig, "attributes",
+        "Cosine of the study's 17 catchment attributes, z-scored over all candidates; categories "
+        "as indicator columns.",
+    ),
+    "aef": (
+        _aef, AefSimilarity, "basin_embedding",
+        "Cosine of AlphaEarth vectors after subtracting the candidates' mean vector.",
+    ),
+    "distance": (
+        _distance, NoConfig, "basins",
+        "Cosine of the angle between two gauges seen from the centre of the Earth: 1 = same place.",
+    ),
+    "random": (
+        _random, RandomSimilarity, "basins",
+        "Control: cosine of seeded random vectors. Donors picked here know nothing.",
+    ),
+}  # fmt: skip
+
+
+def _pair(space: str) -> list:
+    measure, config_class, upstream, meaning = _SPACES[space]
+    valid = dg.AssetCheckSpec(
+        "valid_matrix",
+        asset=dg.AssetKey(["similarity", space]),
+        blocking=True,
+        description="Symmetric, finite, ones on the diagonal, nothing outside [-1, 1].",
+    )
+    leak_free = dg.AssetCheckSpec(
+        "leak_free",
+        asset=dg.AssetKey(["donors", space]),
+        blocking=True,
+        description="No target among its own donors; each target ranks every other candidate once.",
+    )
+
+    @dg.asset(
+        name=space, key_prefix="similarity", group_name=GROUP, deps=[upstream], kinds={"duckdb"},
+        code_version="1", check_specs=[valid],
+        description=f"How alike basins are in the space `{space}`. {meaning} Static descriptors "
+        "only, never flow. Grain: one row a pair of basins.",
+    )  # fmt: skip
+    def similarity(config: config_class, home: HomeResource, warehouse: WarehouseResource):
+        home.open()
+        store = warehouse.open()
+        matrix, gauge_ids = measure(store, config)
+        table = similarity_long(matrix, gauge_ids).assign(space=space)
+        store.replace("similarity", table, space=space)
+        yield dg.MaterializeResult(
+            data_version=dg.DataVersion(frame_version(table)),
+            metadata={
+                "dagster/row_count": len(table),
+                "basins": len(gauge_ids),
+                "median_cosine": float(table["cosine"].median()),
+                **{name: str(value) for name, value in config.model_dump().items()},
+                "map_of_similarity": metadata.heatmap(matrix, f"similarity in `{space}`"),
+            },
+        )
+        yield _valid_matrix(valid, matrix)
+
+    @dg.asset(
+        name=space, key_prefix="donors", group_name=GROUP, deps=[similarity], kinds={"duckdb"},
+        code_version="1", check_specs=[leak_free],
+        description=f"For each basin all others, ranked by similarity in the space `{space}`: rank "
+        "1 is the first donor. The basin itself is never among them.",
+    )  # fmt: skip
+    def donors(home: HomeResource, warehouse: WarehouseResource):
+        from aef_dagster.storage.tables import similarity_matrix
+
+        home.open()
+        store = warehouse.open()
+        matrix, gauge_ids = similarity_matrix(store, space)
+        ranked = rank_donors(matrix, gauge_ids).assign(space=space)
+        store.replace("donors", ranked, space=space)
+        yield dg.MaterializeResult(
+            data_version=dg.DataVersion(frame_version(ranked)),
+            metadata={
+                "dagster/row_count": len(ranked),
+                "basins": len(gauge_ids),
+                "median_cosine_of_first_donor": float(
+                    ranked.loc[ranked["rank"] == 1, "cosine"].median()
+                ),
+                "preview": metadata.preview(ranked),
+            },
+        )
+        yield _leak_free(leak_free, ranked, len(gauge_ids))
+
+    return [similarity, donors]
+
+
+def build() -> list:
+    """Assets of the group: a pair per space."""
+    return [asset for space in _SPACES for asset in _pair(space)]
+
+
+def _valid_matrix(spec: dg.AssetCheckSpec, matrix) -> dg.AssetCheckResult:
+    import numpy as np
+
+    asymmetry = float(np.abs(matrix - matrix.T).max())
+    diagonal = float(np.abs(np.diagonal(matrix) - 1).max())
+    finite = bool(np.isfinite(matrix).all())
+    inside = bool((np.abs(matrix) <= 1 + 1e-6).all())
+    return dg.AssetCheckResult(
+        asset_key=spec.asset_key,
+        check_name=spec.name,
+        passed=bool(finite and inside and asymmetry < 1e-6 and diagonal < 1e-6),
+        metadata={"asymmetry": asymmetry, "diagonal_error": diagonal, "finite": finite},
+    )
+
+
+def _leak_free(spec: dg.AssetCheckSpec, ranked: pd.DataFrame, n: int) -> dg.AssetCheckResult:
+    own = int((ranked["gauge_id"] == ranked["donor_id"]).sum())
+    repeated = int(ranked.duplicated(["gauge_id", "donor_id"]).sum())
+    incomplete = int((ranked.groupby("gauge_id").size() != n - 1).sum())
+    return dg.AssetCheckResult(
+        asset_key=spec.asset_key,
+        check_name=spec.name,
+        passed=own == 0 and repeated == 0 and incomplete == 0,
+        metadata={
+            "targets_among_own_donors": own, "repeated": repeated, "incomplete": incomplete,
+        },
+    )  # fmt: skip

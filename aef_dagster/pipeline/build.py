@@ -1,0 +1,44 @@
+"""Assembly: settings in, one `Definitions` out.
+
+Here: the only place where assets, resources and the executor meet. Tests and commands call
+`build_defs` with their own settings, so what they run is the product.
+Not here: any asset, resource or condition.
+"""
+
+import warnings
+
+import dagster as dg
+
+from aef_dagster.settings import Settings, load_settings
+
+# `backfill_policy` is beta in Dagster 1.13; a test pins the contract we need of it.
+warnings.filterwarnings("ignore", message=".*backfill_policy.*", category=dg.BetaWarning)
+
+OWNER = "team:hydrology"
+
+
+def build_defs(
+    settings: Settings | None = None, *, resources: dict | None = None
+) -> dg.Definitions:
+    """All definitions.
+
+    Parameters
+    ----------
+    settings
+        The platform's settings; read from the environment if not given.
+    resources
+        Replacements by resource name.
+    """
+    from aef_dagster.pipeline.assets import build_assets
+    from aef_dagster.pipeline.executors import choose_executor
+    from aef_dagster.pipeline.resources import build_resources
+
+    settings = settings or load_settings()
+    assets = dg.map_asset_specs(
+        lambda spec: spec.replace_attributes(owners=[OWNER]), build_assets(settings)
+    )
+    return dg.Definitions(
+        assets=assets,
+        resources={**build_resources(settings), **(resources or {})},
+        executor=choose_executor(settings.executor),
+    )

@@ -1,0 +1,133 @@
+"""What can be chosen when an asset is materialized: shown, described and bounded in the Launchpad.
+
+Here: Dagster config classes. Defaults that depend on the dataset are None here and filled in by
+`TrainingChoice.resolve`. Not here: settings of the whole platform (settings.py).
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+
+import dagster as dg
+from pydantic import Field
+
+from aef_dagster.embeddings.pooling import POOLINGS
+from aef_dagster.models.jobs import BUDGETS, RECIPES
+from aef_dagster.models.statics import REPRESENTATIONS
+from aef_dagster.similarity.spaces import SPACES
+
+DEFAULT_K = {"camels_us": 100, "sample": 8}
+DEFAULT_BUDGET = {"camels_us": "donor", "sample": "tiny"}
+MOST_SEEDS = 50
+
+
+def _choices(name: str, values) -> type[Enum]:
+    return Enum(name, {value: value for value in values}, type=str)  # type: ignore[return-value]
+
+
+Space = _choices("Space", SPACES)
+Representation = _choices("Representation", REPRESENTATIONS)
+BudgetName = _choices("BudgetName", BUDGETS)
+RecipeName = _choices("RecipeName", RECIPES)
+Pooling = _choices("Pooling", POOLINGS)
+
+
+class EmbeddingYears(dg.Config):
+    """Which years `aef_embeddings` fetches."""
+
+    years: list[int] = Field(
+        [], description="Years to fetch in this run; empty: the partitions the run was asked for."
+    )
+
+
+class EmbeddingPooling(dg.Config):
+    """How years become one vector per basin."""
+
+    pooling: Pooling = Field(  # type: ignore[valid-type]
+        Pooling("unit_mean"),
+        description="unit_mean: mean of the years' unit vectors, made unit again. "
+        "plain_mean: the study's plain mean.",
+    )
+    years: list[int] = Field([], description="Years to pool; empty: all that are there.")
+
+
+class AefSimilarity(dg.Config):
+    """How AlphaEarth vectors are compared."""
+
+    raw: bool = Field(
+        False,
+        description="Cosine of the vectors as they are. By default the candidates' mean vector "
+        "is subtracted first: raw cosines are nearly all alike.",
+    )
+
+
+class RandomSimilarity(dg.Config):
+    """The random control."""
+
+    seed: int = Field(0, ge=0, description="Seed of the random vectors.")
+
+
+class TrainingConfig(dg.Config):
+    """What `basin_models` trains for each basin of the run."""
+
+    basins: list[str] = Field(
+        [], description="Gauge ids to train; empty: the partitions the run was asked for."
+    )
+    space: Space = Field(  # type: ignore[valid-type]
+        Space("aef"), description="Where similarity is measured to pick donors."
+    )
+    k: int | None = Field(
+        None, ge=1, le=100_000,
+        description="Number of donors; by default 100, or 8 in the sample.",
+    )  # fmt: skip
+    representation: Representation = Field(  # type: ignore[valid-type]
+        Representation("aef+climate"), description="What the network is told about a basin."
+    )
+    recipe: RecipeName = Field(  # type: ignore[valid-type]
+        RecipeName("strong"), description="How the network is trained."
+    )
+    budget: BudgetName | None = Field(  # type: ignore[valid-type]
+        None, description="Size of network and training; by default donor, or tiny in the sample."
+    )
+    seeds: int = Field(
+        1, ge=1, le=MOST_SEEDS, description="Members of the ensemble, seeds 0..N-1."
+    )
+    workers: int | None = Field(
+        None, ge=1, le=256, description="Models trained at once; by default one per core."
+    )
+    study: str = Field(
+        "", description="Name of the MLflow parent run; empty: one per backfill, or per run."
+    )
+
+    def resolve(self, dataset: str) -> "TrainingChoice":
+        """Plain values, the dataset's defaults filled in."""
+        return TrainingChoice(
+            space=self.space.value,
+            k=self.k or DEFAULT_K[dataset],
+            representation=self.representation.value,
+            recipe=self.recipe.value,
+            budget=self.budget.value if self.budget else DEFAULT_BUDGET[dataset],
+            seeds=self.seeds,
+            workers=self.workers,
+        )
+
+
+@dataclass(frozen=True)
+class TrainingChoice:
+    """A resolved `TrainingConfig`, free of Dagster."""
+
+    space: str
+    k: int
+    representation: str
+    recipe: str
+    budget: str
+    seeds: int
+    workers: int | None
+
+    @property
+    def title(self) -> str:
+        """One line for people."""
+        members = f" · {self.seeds} seeds" if self.seeds > 1 else ""
+        return (
+            f"{self.space} · k={self.k} · {self.representation} · {self.recipe} "
+            f"{self.budget}{members}"
+        )

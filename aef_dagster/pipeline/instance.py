@@ -1,0 +1,98 @@
+"""The Dagster instance of one home, and runs started from the command line.
+
+Here: rendering dagster.yaml into the home, and `materialize`, which runs assets in this process
+on that instance, so that every command shows in the UI afterwards.
+Not here: runs that the UI or the daemon start.
+"""
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import dagster as dg
+import yaml
+
+from aef_dagster.errors import UserError
+from aef_dagster.settings import Settings
+
+# A link to the file at the top of the checkout; a wheel gets a copy.
+TEMPLATE = Path(__file__).parents[1] / "dagster.yaml"
+_OWN_FOLDER = "var/dagster"
+
+
+def render_instance(settings: Settings) -> Path:
+    """Write `dagster.yaml` of this home, with absolute paths; returns the DAGSTER_HOME folder."""
+    folder = settings.home / "dagster"
+    folder.mkdir(parents=True, exist_ok=True)
+    text = TEMPLATE.read_text().replace(_OWN_FOLDER, str(folder))
+    yaml.safe_load(text)  # a home whose name breaks the file should fail here
+    target = folder / "dagster.yaml"
+    if not target.exists() or target.read_text() != text:
+        temporary = target.with_suffix(f".{os.getpid()}.tmp")
+        temporary.write_text(text)
+        temporary.replace(target)
+    return folder
+
+
+def materialize(
+    definitions: dg.Definitions,
+    instance: dg.DagsterInstance,
+    selection: Sequence[dg.AssetKey | str],
+    *,
+    config: dict[str, dict] | None = None,
+    tags: dict[str, str] | None = None,
+) -> dg.ExecuteInProcessResult:
+    """Materialize assets in this process, on the home's instance.
+
+    Parameters
+    ----------
+    selection
+        Asset keys, as `donors/aef` or AssetKey.
+    config
+        Config by asset (`donors__aef` for `donors/aef`).
+
+    Raises
+    ------
+    UserError
+        A step failed: with the step's own sentence.
+    """
+    keys = [dg.AssetKey.from_user_string(k) if isinstance(k, str) else k for k in selection]
+    result = definitions.resolve_implicit_global_asset_job_def().execute_in_process(
+        run_config={
+            "ops": {name: {"config": values} for name, values in (config or {}).items()},
+            "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
+        },
+        instance=instance,
+        asset_selection=keys,
+        tags=tags,
+        raise_on_error=False,
+    )
+    if not result.success:
+        raise UserError(_cause(result))
+    return result
+
+
+def quiet_dagster() -> None:
+    """Leave the terminal to the progress bar: Dagster's own lines are in the UI."""
+    logging.getLogger("dagster").setLevel(logging.CRITICAL)
+
+
+def _cause(result: dg.ExecuteInProcessResult) -> str:
+    failures = [event for event in result.all_events if event.is_step_failure]
+    sentences = []
+    for event in failures:
+        data = event.step_failure_data
+        failure, error = data.user_failure_data, data.error
+        if failure is not None and failure.description:
+            told = failure.description
+        elif error is not None:
+            innermost = error
+            while innermost.cause is not None:
+                innermost = innermost.cause
+            told = innermost.message.strip().removeprefix("aef_dagster.errors.")
+            told = told.removeprefix("UserError: ").removeprefix("DataFileError: ")
+        else:
+            told = "failed"
+        sentences.append(f"{event.step_key}: {told}")
+    return "; ".join(sentences) or "the run failed before its first step; see the Dagster page"

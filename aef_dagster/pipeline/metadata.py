@@ -1,0 +1,55 @@
+"""Metadata as the Dagster pages show it: previews, pictures, links, flags.
+
+Here: conversions of plain values. Numbers under fixed names become plots over time and over
+partitions by themselves. Not here: what an asset reports (its own body).
+"""
+
+import base64
+import math
+
+import dagster as dg
+import pandas as pd
+
+PREVIEW_ROWS = 10
+
+
+def preview(frame: pd.DataFrame, rows: int = PREVIEW_ROWS) -> dg.MetadataValue:
+    """First rows of a frame as a table."""
+    return dg.MetadataValue.md(markdown_table(frame.head(rows)))
+
+
+def markdown_table(frame: pd.DataFrame) -> str:
+    """A frame as a Markdown table, numbers short."""
+    head = "| " + " | ".join(str(name) for name in frame.columns) + " |"
+    rule = "|" + "---|" * len(frame.columns)
+    rows = ["| " + " | ".join(_cell(value) for value in row) + " |" for row in frame.to_numpy()]
+    return "\n".join([head, rule, *rows])
+
+
+def picture(svg: str) -> dg.MetadataValue:
+    """A small SVG, shown inline."""
+    encoded = base64.b64encode(svg.encode()).decode()
+    return dg.MetadataValue.md(f"![](data:image/svg+xml;base64,{encoded})")
+
+
+def heatmap(matrix, title: str) -> dg.MetadataValue:
+    """A matrix of similarities as a picture, shown inline."""
+    from aef_dagster.evaluation.figures import similarity_heatmap_png
+
+    encoded = base64.b64encode(similarity_heatmap_png(matrix, title=title)).decode()
+    return dg.MetadataValue.md(f"![{title}](data:image/png;base64,{encoded})")
+
+
+def numbers(values: dict) -> dict[str, float]:
+    """Finite numbers only: Dagster plots cannot hold NaN, and a missing score stays missing."""
+    return {
+        name: float(value)
+        for name, value in values.items()
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    }
+
+
+def _cell(value) -> str:
+    if isinstance(value, float):
+        return "" if math.isnan(value) else f"{value:.4g}"
+    return str(value).replace("|", "\\|")

@@ -1,0 +1,150 @@
+"""Resources: what assets need from outside, each a small typed opener of a plain domain object.
+
+Assets call `dataset.open()`, `warehouse.open()`, ... inside their body: opening is cheap, happens
+only where it is used, and a missing folder fails the asset that needs it with its own sentence.
+
+Not here: the objects themselves (basins, embeddings, storage).
+Concept: https://docs.dagster.io/guides/build/external-resources
+"""
+
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from aef_dagster.basins.dataset import open_dataset, sample_folder
+from aef_dagster.embeddings.sources import open_source
+from aef_dagster.settings import Settings
+from aef_dagster.storage.home import Home
+from aef_dagster.storage.tracking import Tracking
+from aef_dagster.storage.warehouse import Warehouse
+
+
+class HomeResource(dg.ConfigurableResource):
+    """The folder of everything made, claimed for one world before first use."""
+
+    root: str
+    dataset: str
+    sample: str
+    forcing: str
+
+    def open(self) -> Home:
+        """The home; refuses another dataset's."""
+        home = Home(Path(self.root))
+        home.claim(world_of(self.dataset, self.sample, self.forcing))
+        return home
+
+
+class WarehouseResource(dg.ConfigurableResource):
+    """The DuckDB tables."""
+
+    path: str
+
+    def open(self) -> Warehouse:
+        """The warehouse (no connection is held until it is read or written)."""
+        return Warehouse(Path(self.path))
+
+
+class DatasetResource(dg.ConfigurableResource):
+    """The published files of the basins."""
+
+    name: str
+    data_dir: str | None
+    forcing: str
+    sample_dir: str
+    sample_world: str
+
+    def open(self):
+        """The dataset's reader; writes the sample's files first where they are missing."""
+        return open_dataset(
+            self.name,
+            data_dir=Path(self.data_dir) if self.data_dir else None,
+            forcing=self.forcing,
+            sample_dir=Path(self.sample_dir),
+            sample_world=self.sample_world,
+        )
+
+
+class EmbeddingsResource(dg.ConfigurableResource):
+    """The active route to AlphaEarth."""
+
+    source: str
+    path: str | None
+
+    def open(self):
+        """The source: which years it has, and one year's vectors."""
+        return open_source(self.source, path=Path(self.path) if self.path else None)
+
+
+class TrackingResource(dg.ConfigurableResource):
+    """MLflow, behind its outbox."""
+
+    uri: str
+    outbox: str
+    artifacts: str
+    page: str
+
+    def open(self) -> Tracking:
+        """The outbox and its client (no connection until something is sent)."""
+        return Tracking(self.uri, Path(self.outbox), Path(self.artifacts), self.page)
+
+
+class PlatformResource(dg.ConfigurableResource):
+    """Settings that assets read as plain values."""
+
+    dataset: str
+    forcing: str
+    device: str
+    dagster_url: str
+    reference_dir: str | None
+
+
+def world_of(dataset: str, sample: str, forcing: str) -> dict[str, str]:
+    """What a home is bound to; the sample's world counts only where the sample is used."""
+    world = {"dataset": dataset, "forcing": forcing}
+    return {**world, "sample": sample} if dataset == "sample" else world
+
+
+def build_resources(settings: Settings) -> dict[str, Any]:
+    """All resources, from the settings."""
+    home = Home(settings.home)
+    is_sample = settings.dataset == "sample"
+    sample_root = sample_folder(home.sample, settings.sample)
+    embeddings = sample_root / "aef_embeddings" if is_sample else settings.embeddings_dir
+    return {
+        "home": HomeResource(
+            root=str(home.root),
+            dataset=settings.dataset,
+            sample=settings.sample,
+            forcing=settings.forcing,
+        ),
+        "warehouse": WarehouseResource(path=str(home.warehouse)),
+        "dataset": DatasetResource(
+            name=settings.dataset,
+            data_dir=str(settings.data_dir) if settings.data_dir else None,
+            forcing=settings.forcing,
+            sample_dir=str(home.sample),
+            sample_world=settings.sample,
+        ),
+        "embeddings": EmbeddingsResource(
+            source=settings.source, path=str(embeddings) if embeddings else None
+        ),
+        "tracking": TrackingResource(
+            uri=tracking_uri(settings),
+            outbox=str(home.outbox),
+            artifacts=str(home.mlflow_artifacts),
+            page=settings.mlflow_url,
+        ),
+        "platform": PlatformResource(
+            dataset=settings.dataset,
+            forcing=settings.forcing,
+            device=settings.device,
+            dagster_url=settings.dagster_url,
+            reference_dir=str(settings.reference_dir) if settings.reference_dir else None,
+        ),
+    }
+
+
+def tracking_uri(settings: Settings) -> str:
+    """The MLflow store in force: the setting, or the SQLite file of the home."""
+    return settings.tracking_uri or f"sqlite:///{Home(settings.home).mlflow_db}"

@@ -1,0 +1,148 @@
+"""The pages of one home: Dagster's (with its daemon) and MLflow's, as one foreground process.
+
+Here: starting, waiting for, and ending both process trees. Both listen on loopback only.
+Not here: servers for more than one person or machine (deploy/).
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from aef_dagster.errors import UserError
+from aef_dagster.settings import Settings
+
+HOST = "127.0.0.1"
+START_LIMIT_S = 180
+STOP_LIMIT_S = 30
+REPOSITORY = Path(__file__).parents[2]
+
+
+def serve(settings: Settings, tracking_uri: str, dagster_port: int, mlflow_port: int) -> None:
+    """Run both servers until Ctrl-C, SIGTERM, or the death of one of them.
+
+    Raises
+    ------
+    UserError
+        A port is taken, or a server did not start or died by itself.
+    """
+    addresses = {
+        "Dagster": f"http://{HOST}:{dagster_port}",
+        "MLflow": f"http://{HOST}:{mlflow_port}",
+    }
+    for port, name in ((dagster_port, "dagster"), (mlflow_port, "mlflow")):
+        _require_free(port, name)
+    environment = os.environ | {
+        # Links that assets write must lead to the pages of this command.
+        "AEF_DAGSTER_URL": addresses["Dagster"],
+        "AEF_MLFLOW_URL": addresses["MLflow"],
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        # Job execution would add seven processes that nothing here uses.
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }
+    logs = settings.home / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    stopped = _stop_on_signals()
+    processes: dict[str, subprocess.Popen] = {}
+    try:
+        for name, command in _commands(settings, tracking_uri, dagster_port, mlflow_port).items():
+            with (logs / f"{name.lower()}.log").open("ab") as log:
+                processes[name] = subprocess.Popen(
+                    command, cwd=REPOSITORY, env=environment, stdout=log, stderr=log,
+                    stdin=subprocess.DEVNULL, start_new_session=True,
+                )  # fmt: skip
+        print(f"starting; logs are in {logs}", flush=True)
+        pages = {"Dagster": "/server_info", "MLflow": "/health"}
+        for name, page in pages.items():
+            _wait_for(addresses[name] + page, name, processes, logs, stopped)
+        for name, address in addresses.items():
+            print(f"{name:<8} {address}", flush=True)
+        print("Ctrl-C ends both", flush=True)
+        while not stopped:
+            _require_alive(processes, logs)
+            time.sleep(0.5)
+    finally:
+        _stop_all(processes)
+
+
+def _commands(
+    settings: Settings, tracking_uri: str, dagster_port: int, mlflow_port: int
+) -> dict[str, list[str]]:
+    python = Path(sys.executable)
+    mlflow = [
+        str(python.with_name("mlflow")), "server", "--host", HOST, "--port", str(mlflow_port),
+        "--backend-store-uri", tracking_uri, "--workers", "1",
+        "--artifacts-destination", str(settings.home / "mlflow-artifacts"),
+    ]  # fmt: skip
+    dagster = [
+        str(python.with_name("dagster")), "dev", "--host", HOST, "--port", str(dagster_port),
+        "--module-name", "aef_dagster.definitions",
+    ]  # fmt: skip
+    return {"Dagster": dagster, "MLflow": mlflow}
+
+
+def _require_free(port: int, name: str) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            raise UserError(
+                f"port {port} is taken by another program; choose one with --{name}-port"
+            ) from None
+
+
+def _stop_on_signals() -> list[int]:
+    received: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda signum, _frame: received.append(signum))
+    return received
+
+
+def _wait_for(address: str, name: str, processes: dict, logs: Path, stopped: list[int]) -> None:
+    deadline = time.monotonic() + START_LIMIT_S
+    while not stopped:
+        _require_alive(processes, logs)
+        try:
+            with urllib.request.urlopen(address, timeout=2):
+                return
+        except (urllib.error.URLError, OSError):
+            if time.monotonic() > deadline:
+                raise UserError(
+                    f"{name} did not answer at {address} within {START_LIMIT_S} s; see {logs}"
+                ) from None
+            time.sleep(0.3)
+
+
+def _require_alive(processes: dict[str, subprocess.Popen], logs: Path) -> None:
+    for name, process in processes.items():
+        if process.poll() is not None:
+            raise UserError(
+                f"{name} ended by itself with exit code {process.returncode}; "
+                f"see {logs / (name.lower() + '.log')}"
+            )
+
+
+def _stop_all(processes: dict[str, subprocess.Popen]) -> None:
+    """End both trees: politely, then by force, whole process groups and what left them."""
+    import psutil
+
+    family = []
+    for process in processes.values():
+        try:
+            parent = psutil.Process(process.pid)
+            family += [parent, *parent.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            continue
+    for process in processes.values():
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+    _gone, alive = psutil.wait_procs(family, timeout=STOP_LIMIT_S)
+    for process in alive:
+        process.kill()
+    psutil.wait_procs(alive, timeout=5)

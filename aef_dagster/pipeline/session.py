@@ -1,0 +1,184 @@
+"""What the `aef` commands do, as calls: one session is one home, its instance, its definitions.
+
+Here: the order in which assets are materialized for a person at a terminal, and the tables they
+want to see afterwards. Not here: printing (cli.py), assets.
+"""
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import dagster as dg
+import pandas as pd
+
+from aef_dagster.basins.dataset import basin_ids
+from aef_dagster.embeddings.sources import open_source
+from aef_dagster.errors import UserError
+from aef_dagster.pipeline.build import build_defs
+from aef_dagster.pipeline.config import TrainingConfig
+from aef_dagster.pipeline.instance import materialize, quiet_dagster, render_instance
+from aef_dagster.pipeline.resources import build_resources, world_of
+from aef_dagster.settings import Settings
+from aef_dagster.similarity.donors import unknown_basin
+from aef_dagster.similarity.spaces import SPACES
+from aef_dagster.storage.home import Home
+from aef_dagster.storage.tracking import Drained, Tracking
+from aef_dagster.storage.warehouse import Warehouse
+
+BASIN_ASSETS = ("basins", "forcings", "streamflow", "attributes")
+
+
+class Session:
+    """One home in use by one command.
+
+    Parameters
+    ----------
+    settings
+        Settings in force; exported to the environment, for worker processes.
+    """
+
+    def __init__(self, settings: Settings):
+        self.settings = settings
+        self.home = Home(settings.home)
+        self.home.claim(world_of(settings.dataset, settings.sample, settings.forcing))
+        settings.export()
+        render_instance(settings)
+        quiet_dagster()
+
+    @cached_property
+    def instance(self) -> dg.DagsterInstance:
+        """The home's Dagster instance."""
+        return dg.DagsterInstance.get()
+
+    @cached_property
+    def definitions(self) -> dg.Definitions:
+        """The code location, as the UI loads it."""
+        return build_defs(self.settings)
+
+    @cached_property
+    def warehouse(self) -> Warehouse:
+        """The home's tables."""
+        return Warehouse(self.home.warehouse)
+
+    @cached_property
+    def tracking(self) -> Tracking:
+        """MLflow, behind its outbox."""
+        return build_resources(self.settings)["tracking"].open()
+
+    @property
+    def basins(self) -> tuple[str, ...]:
+        """Gauge ids of the dataset.
+
+        Raises
+        ------
+        UserError
+            The dataset's list of basins was not found.
+        """
+        found = basin_ids(self.settings.dataset, self.settings.data_dir)
+        if not found:
+            raise UserError(
+                f"no basins: camels_name.txt was not found in {self.settings.data_dir}; "
+                "`aef doctor` says what must go where"
+            )
+        return found
+
+    def prepare(self) -> pd.DataFrame:
+        """Everything up to donors, with all years that the source has; a table of what is there."""
+        self.basins  # noqa: B018 - the clear error comes before any work
+        self._run(BASIN_ASSETS)
+        source = open_source(self.settings.source, path=self._embeddings_path())
+        years = list(source.years())
+        if years:
+            self._run(["aef_embeddings"], {"aef_embeddings": {"years": years}})
+        pairs = [f"{kind}/{space}" for space in SPACES for kind in ("similarity", "donors")]
+        self._run(["basin_embedding", *pairs])
+        return self.contents()
+
+    def train(self, gauge_ids: Sequence[str], config: TrainingConfig) -> pd.DataFrame:
+        """Train basins, then score everything trained; the scores of these basins.
+
+        Parameters
+        ----------
+        gauge_ids
+            Targets, padded or not.
+        config
+            What to train; its `basins` are replaced by the targets.
+
+        Raises
+        ------
+        UserError
+            An unknown basin, k larger than the set, or a basin that failed (the others are kept).
+        """
+        targets = self.known(gauge_ids)
+        choice = config.resolve(self.settings.dataset)
+        if choice.k > len(self.basins) - 1:
+            raise UserError(
+                f"k = {choice.k} donors asked for, but the dataset has {len(self.basins)} basins: "
+                f"choose k from 1 to {len(self.basins) - 1}"
+            )
+        self._require_prepared(choice.space)
+        values = config.model_dump(exclude_none=True) | {"basins": targets}
+        values = {name: getattr(value, "value", value) for name, value in values.items()}
+        failure = None
+        try:
+            self._run(["basin_models"], {"basin_models": values})
+        except UserError as error:
+            failure = error
+        self._run(["basin_scores"])
+        if failure is not None:
+            raise failure
+        return self.scores(targets, choice)
+
+    def scores(self, targets: Sequence[str], choice) -> pd.DataFrame:
+        """Latest scores of some basins under one choice: ensembles where there are seeds."""
+        table = self.warehouse.frame(
+            "SELECT * FROM scores WHERE asset = 'basin_models' AND space = ? AND k = ? "
+            "AND representation = ? AND recipe = ? AND budget = ? AND n_members = ? "
+            "AND (n_members > 1 OR seed = 0)",
+            [choice.space, choice.k, choice.representation, choice.recipe, choice.budget,
+             choice.seeds],
+        )  # fmt: skip
+        latest = table.drop_duplicates("gauge_id", keep="last").set_index("gauge_id")
+        return latest.loc[[target for target in targets if target in latest.index]].reset_index()
+
+    def contents(self) -> pd.DataFrame:
+        """What the home holds: place, rows."""
+        tables = ("basins", "attributes", "aef_embeddings", "basin_embedding", "similarity",
+                  "donors", "scores")  # fmt: skip
+        rows = [(f"warehouse: {table}", f"{self.warehouse.count(table):,} rows")
+                for table in tables]  # fmt: skip
+        for name, folder in (("forcings", self.home.forcings), ("streamflow", self.home.streamflow)):
+            rows.append((f"lake: {name}", f"{len(list(folder.glob('*.parquet'))):,} basins"))
+        return pd.DataFrame(rows, columns=["what", "there"])
+
+    def sync(self) -> Drained:
+        """Send what waits in the outbox."""
+        self.tracking.setup()
+        return self.tracking.drain()
+
+    def known(self, gauge_ids: Sequence[str]) -> list[str]:
+        """Gauge ids padded to 8 digits, each once, in the order given.
+
+        Raises
+        ------
+        UserError
+            One of them is not in the dataset.
+        """
+        padded = list(dict.fromkeys(gauge_id.zfill(8) for gauge_id in gauge_ids))
+        for gauge_id in padded:
+            if gauge_id not in self.basins:
+                raise unknown_basin(gauge_id, self.basins)
+        return padded
+
+    def _run(self, selection, config: dict | None = None) -> None:
+        materialize(
+            self.definitions, self.instance, selection, config=config, tags={"aef/command": "cli"}
+        )
+
+    def _require_prepared(self, space: str) -> None:
+        if not self.warehouse.count("donors"):
+            raise UserError(f"no donors in {self.home.root} yet; run `aef prepare` first")
+
+    def _embeddings_path(self) -> Path | None:
+        path = build_resources(self.settings)["embeddings"].path
+        return Path(path) if path else None

@@ -1,0 +1,18 @@
+"""Data versions: a hash of content, so that the same content is seen as unchanged.
+
+Not here: when a version makes an asset refresh (automation).
+"""
+
+import hashlib
+
+import pandas as pd
+
+# When a row was fetched says nothing of what it holds.
+_NOT_CONTENT = ("fetched_at",)
+
+
+def frame_version(frame: pd.DataFrame) -> str:
+    """16 hexadecimal digits that depend on the rows of a frame, not on their order."""
+    content = frame.drop(columns=[name for name in _NOT_CONTENT if name in frame])
+    rows = pd.util.hash_pandas_object(content[sorted(content.columns)], index=False)
+    return hashlib.sha256(rows.sort_values().to_numpy().tobytes()).hexdigest()[:16]

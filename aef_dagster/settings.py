@@ -1,0 +1,118 @@
+"""Every setting of the platform: one class, read once from `AEF_*` environment variables.
+
+Here: names, defaults, limits and meanings of the settings, and their conversion to absolute
+paths against the folder the command was called from. `docs/` and `aef doctor` print this table.
+Not here: choices of one training (pipeline/config.py) and what is inside a home (storage/home.py).
+"""
+
+import difflib
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from aef_dagster.errors import UserError
+
+PREFIX = "AEF_"
+
+
+def _absolute(path: Path) -> Path:
+    return Path(os.path.abspath(path.expanduser()))  # noqa: PTH100 - `..` collapsed, links kept
+
+
+Folder = Annotated[Path, AfterValidator(_absolute)]
+
+
+class Settings(BaseSettings):
+    """Settings of one process. Each field is the environment variable `AEF_<NAME>`."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True)
+
+    dataset: Literal["sample", "camels_us"] = Field(
+        "sample", description="Which basins: the built-in made-up `sample`, or `camels_us`."
+    )
+    sample: Literal["planted", "null"] = Field(
+        "planted",
+        description="World of the sample: embeddings that know the landscape, or its `null` twin.",
+    )
+    data_dir: Folder | None = Field(
+        None, description="Folder with the CAMELS-US files as downloaded, or unpacked."
+    )
+    forcing: Literal["daymet", "maurer", "maurer_extended", "nldas"] = Field(
+        "daymet", description="Forcing product to read (the sample has `daymet` only)."
+    )
+    source: Literal["table", "cog", "earth_engine"] = Field(
+        "table", description="Route to the AlphaEarth embeddings. This version reads tables."
+    )
+    embeddings_dir: Folder | None = Field(
+        None, description="File or folder of embedding tables (CSV or Parquet) for `table`."
+    )
+    home: Folder = Field(
+        Path("var"),
+        description="Where everything made is kept. One home holds one dataset.",
+        validate_default=True,
+    )
+    reference_dir: Folder | None = Field(
+        None, description="Folder with published scores (`published_nse_531.csv`), for comparison."
+    )
+    tracking_uri: str | None = Field(
+        None, description="MLflow tracking store; by default the SQLite file in the home."
+    )
+    mlflow_url: str = Field(
+        "http://127.0.0.1:5000", description="Address of the MLflow pages, used in links."
+    )
+    dagster_url: str = Field(
+        "http://127.0.0.1:3000", description="Address of the Dagster pages, used in links."
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="Where to train. `cuda` never falls back to the CPU silently."
+    )
+    executor: Literal["in_process", "multiprocess", "ray", "k8s"] = Field(
+        "in_process", description="Dagster executor for every run of this code location."
+    )
+
+    def export(self) -> None:
+        """Put the settings, paths absolute, into this process's environment for its children."""
+        for name, value in self.model_dump().items():
+            if value is not None:
+                os.environ[PREFIX + name.upper()] = str(value)
+        os.environ["DAGSTER_HOME"] = str(self.home / "dagster")
+
+
+def load_settings(**overrides) -> Settings:
+    """Read the settings from the environment.
+
+    Parameters
+    ----------
+    **overrides
+        Values by field name that win over the environment.
+
+    Raises
+    ------
+    UserError
+        A value that is not allowed, or an `AEF_` variable that no setting has (a misspelling
+        would otherwise be obeyed by nobody and noticed by nobody).
+    """
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    for name in os.environ:
+        if name.startswith(PREFIX) and name not in known and not name.startswith("AEF_TEST_"):
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(sorted(known))}"
+            raise UserError(f"{name} is set, but there is no such setting; {hint}")
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = PREFIX + str(first["loc"][0]).upper()
+        raise UserError(f"{name}={first['input']!r} cannot be used: {first['msg']}") from None
+
+
+def settings_table() -> list[tuple[str, str, str]]:
+    """Rows of (variable, default, meaning), in the order of the class."""
+    rows = []
+    for name, field in Settings.model_fields.items():
+        default = "" if field.default is None else str(field.default)
+        rows.append((PREFIX + name.upper(), default, field.description or ""))
+    return rows

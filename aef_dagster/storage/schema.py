@@ -1,0 +1,58 @@
+"""The tables of the warehouse, column by column, and the views over the lake.
+
+Here: names and types only. Not here: who writes them (pipeline) or how (storage/warehouse.py).
+"""
+
+from aef_dagster.embeddings.bands import BANDS
+from aef_dagster.evaluation.metrics import METRICS
+
+_BANDS = ", ".join(f"{band} FLOAT" for band in BANDS)
+_METRICS = ", ".join(f"{metric} DOUBLE" for metric in METRICS)
+
+TABLES = {
+    "basins": """
+        gauge_id VARCHAR PRIMARY KEY, name VARCHAR, huc_02 VARCHAR, lat DOUBLE, lon DOUBLE,
+        elev_mean DOUBLE, area_km2 DOUBLE, area_geospa_km2 DOUBLE, area_mismatch DOUBLE,
+        area_flag BOOLEAN, sample BOOLEAN""",
+    # Each dataset brings its own attribute columns, so they stand in rows here.
+    "attributes": """
+        gauge_id VARCHAR, attribute VARCHAR, origin VARCHAR, value DOUBLE, category VARCHAR,
+        PRIMARY KEY (gauge_id, attribute, origin)""",
+    "exclusions": """
+        asset VARCHAR, gauge_id VARCHAR, reason VARCHAR, PRIMARY KEY (asset, gauge_id)""",
+    "aef_embeddings": f"""
+        gauge_id VARCHAR, year INTEGER, {_BANDS}, norm FLOAT, valid_fraction FLOAT, route VARCHAR,
+        dataset_version VARCHAR, source_file VARCHAR, source_sha256 VARCHAR, surrogate BOOLEAN,
+        sample BOOLEAN, fetched_at TIMESTAMP, PRIMARY KEY (gauge_id, year)""",
+    "basin_embedding": f"""
+        gauge_id VARCHAR PRIMARY KEY, n_years INTEGER, years VARCHAR, pooling VARCHAR, norm FLOAT,
+        {_BANDS}, surrogate BOOLEAN, sample BOOLEAN""",
+    "similarity": """
+        space VARCHAR, gauge_id VARCHAR, other_id VARCHAR, cosine FLOAT""",
+    "donors": """
+        space VARCHAR, gauge_id VARCHAR, rank INTEGER, donor_id VARCHAR, cosine FLOAT""",
+    # Unique by (job_hash, gauge_id, space, k). Space and k are part of it because equal donors
+    # are one job, whoever asked for them. No key: k is NULL for designs without donors.
+    "scores": f"""
+        job_hash VARCHAR, asset VARCHAR, dataset VARCHAR, design VARCHAR, fold INTEGER,
+        gauge_id VARCHAR, role VARCHAR, space VARCHAR, k INTEGER, representation VARCHAR,
+        recipe VARCHAR, budget VARCHAR, seed INTEGER, n_members INTEGER, period_start DATE,
+        period_end DATE, n_days INTEGER, {_METRICS}, surrogate BOOLEAN, sample BOOLEAN,
+        mlflow_run_id VARCHAR, dagster_run_id VARCHAR""",
+}
+
+INDEXES = (
+    "CREATE INDEX IF NOT EXISTS scores_basin ON scores (gauge_id)",
+    "CREATE INDEX IF NOT EXISTS donors_basin ON donors (gauge_id)",
+)
+
+# view -> (files below the home, selected columns)
+VIEWS = {
+    "forcings": ("lake/forcings/*.parquet", "*"),
+    "streamflow": ("lake/streamflow/*.parquet", "*"),
+    "simulations": (
+        "checkpoints/*/simulation.parquet",
+        "regexp_extract(filename, '([0-9a-f]+)/simulation.parquet$', 1) AS job_hash, "
+        "gauge_id, date, sim, sim_std, obs",
+    ),
+}

@@ -1,0 +1,73 @@
+"""Tables of the warehouse in the shapes that the rooms work with.
+
+Here: long tables made wide, with clear errors where nothing was written yet.
+Not here: SQL that only one asset needs.
+"""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from aef_dagster.embeddings.bands import BANDS
+from aef_dagster.errors import UserError
+
+if TYPE_CHECKING:
+    from aef_dagster.storage.warehouse import Warehouse
+
+
+def attribute_frame(store: "Warehouse", origin: str) -> pd.DataFrame:
+    """Attributes of one origin ('published' or 'training_period'), one row a basin.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Index gauge_id, sorted; one column an attribute, numbers as float, categories as text.
+    """
+    long = store.frame(
+        "SELECT gauge_id, attribute, value, category FROM attributes WHERE origin = ?", [origin]
+    )
+    _require(long, "attributes", "attributes")
+    numeric = long.pivot(index="gauge_id", columns="attribute", values="value")
+    text = long.pivot(index="gauge_id", columns="attribute", values="category")
+    is_text = text.notna().any()
+    wide = numeric.astype(object).where(~is_text, text)
+    for name in wide.columns[~is_text]:
+        wide[name] = wide[name].astype(float)
+    return wide.sort_index()
+
+
+def embedding_frame(store: "Warehouse") -> pd.DataFrame:
+    """The vector of each basin: index gauge_id, sorted; columns A00..A63."""
+    frame = store.frame(f"SELECT gauge_id, {', '.join(BANDS)} FROM basin_embedding")
+    _require(frame, "basin_embedding", "basin_embedding")
+    return frame.set_index("gauge_id").sort_index()
+
+
+def similarity_matrix(store: "Warehouse", space: str) -> tuple[np.ndarray, list[str]]:
+    """Similarity of one space as a square matrix, with its gauge ids."""
+    long = store.frame(
+        "SELECT gauge_id, other_id, cosine FROM similarity WHERE space = ?", [space]
+    )
+    _require(long, "similarity", f"similarity/{space}")
+    square = long.pivot(index="gauge_id", columns="other_id", values="cosine").sort_index()
+    square = square[square.index]
+    return square.to_numpy(), square.index.tolist()
+
+
+def donor_frame(store: "Warehouse", space: str) -> pd.DataFrame:
+    """Ranked donors of one space: gauge_id, rank, donor_id, cosine."""
+    frame = store.frame(
+        "SELECT gauge_id, rank, donor_id, cosine FROM donors WHERE space = ? "
+        "ORDER BY gauge_id, rank",
+        [space],
+    )
+    _require(frame, "donors", f"donors/{space}")
+    return frame
+
+
+def _require(frame: pd.DataFrame, table: str, asset: str) -> None:
+    if frame.empty:
+        raise UserError(
+            f"the table `{table}` is empty; materialize `{asset}` first (or run `aef prepare`)"
+        )
