@@ -60,13 +60,14 @@ def load_cube(
     for i, (days, values) in enumerate(tables):
         for name, column in values.items():
             cube[name][i, (days - first).astype(int)] = column
-    for i, basin in enumerate(basins if streamflow_dir is not None else ()):
-        path = Path(streamflow_dir) / f"{basin}.parquet"
-        if path.is_file():
-            days, values = _read(path, ("streamflow",))
-            inside = (days >= first) & (days <= last)
-            where = (days[inside] - first).astype(int)
-            cube["streamflow"][i, where] = values["streamflow"][inside]
+    if streamflow_dir is not None:
+        for i, basin in enumerate(basins):
+            path = Path(streamflow_dir) / f"{basin}.parquet"
+            if path.is_file():
+                days, values = _read(path, ("streamflow",))
+                inside = (days >= first) & (days <= last)
+                where = (days[inside] - first).astype(int)
+                cube["streamflow"][i, where] = values["streamflow"][inside]
     return xr.Dataset(
         {
             name: (("basin", "date"), values, {"units": UNITS[name]})

@@ -13,7 +13,7 @@ SOLAR_CONSTANT_MJ_M2_MIN = 0.0820
 LATENT_HEAT_MJ_KG = 2.45
 
 
-def extraterrestrial_radiation(day_of_year: np.ndarray, latitude: np.ndarray) -> np.ndarray:
+def extraterrestrial_radiation(day_of_year: np.ndarray, latitude: float | np.ndarray) -> np.ndarray:
     """Radiation on a horizontal plane above the atmosphere, daily sum.
 
     Parameters

@@ -18,8 +18,9 @@ from aef_dagster.errors import DataFileError
 PUBLISHED = ("prcp", "dayl", "srad", "tmax", "tmin", "vp")
 NEVER_NEGATIVE = ("prcp", "dayl", "srad", "vp")
 ABSOLUTE_ZERO = -273.15  # degC
-DATE_COLUMNS = ("year", "mnth", "day", "hr")
-FLOW_COLUMNS = ("gauge_id", "year", "mnth", "day", "cfs", "flag")
+DATE_COLUMNS = ("year", "mnth", "day")
+TEXT = "flag"  # the one column that holds no number
+FLOW_COLUMNS = ["gauge_id", *DATE_COLUMNS, "cfs", TEXT]
 # 1 cubic foot = 0.0283168466 m3; x 86,400 s/day / 1e6 m2/km2 x 1,000 mm/m.
 CFS_KM2_TO_MM_PER_DAY = 2.4465755
 
@@ -71,11 +72,10 @@ def parse_forcing(text: bytes, label: str, gauge_id: str) -> ForcingRecord:
     if not -90 <= lat <= 90:
         raise fail(f"the latitude {lat:g} lies outside -90..90", line=1)
     names = [name.split("(")[0].lower() for name in head[3].decode("utf-8", "replace").split()]
-    absent = [name for name in (*DATE_COLUMNS[:3], *PUBLISHED) if name not in names]
+    absent = [name for name in (*DATE_COLUMNS, *PUBLISHED) if name not in names]
     if absent:
         raise fail(f"the line of names lacks {', '.join(absent)}", line=4)
-    kinds = {name: int if name in DATE_COLUMNS else float for name in names}
-    columns = _parse_rows(head[4], kinds, first_line=5, fail=fail)
+    columns = _parse_rows(head[4], names, first_line=5, fail=fail)
     date = _dates(columns, first_line=5, fail=fail)
     _check_consecutive(date, first_line=5, fail=fail)
     out = {"date": date}
@@ -116,13 +116,12 @@ def parse_streamflow(text: bytes, label: str, gauge_id: str, area_km2: float) ->
         raise fail("the file is empty")
     if not (np.isfinite(area_km2) and area_km2 > 0):
         raise fail(f"cannot turn cfs into mm/day with an area of {area_km2} km2: see camels_topo")
-    kinds = dict.fromkeys(FLOW_COLUMNS, int) | {"cfs": float, "flag": str}
-    columns = _parse_rows(text, kinds, first_line=1, fail=fail)
+    columns = _parse_rows(text, FLOW_COLUMNS, first_line=1, fail=fail)
     ids = columns["gauge_id"]
     wrong = np.flatnonzero(ids != int(gauge_id))
     if wrong.size:
         i = int(wrong[0])
-        raise fail(f"the row is of basin {ids[i]:08d}", line=1 + i)
+        raise fail(f"the row is of basin {ids[i]:08.0f}", line=1 + i)
     date = _dates(columns, first_line=1, fail=fail)
     # A day without flow has a row with -999: a day without a row is damage.
     _check_consecutive(date, first_line=1, fail=fail)
@@ -149,50 +148,44 @@ def _head_number(line: bytes, what: str, number: int, fail) -> float:
     return value
 
 
-def _parse_rows(
-    text: bytes, kinds: dict[str, type], first_line: int, fail
-) -> dict[str, np.ndarray]:
-    """Rows of blank- or tab-separated fields, every field there and every number finite."""
+def _parse_rows(text: bytes, names: list[str], first_line: int, fail) -> dict[str, np.ndarray]:
+    """Columns of blank- or tab-separated rows: every field there, every number finite."""
     text = text.rstrip()
     try:
         frame = pd.read_csv(
             io.BytesIO(text),
             sep=r"\s+",
             header=None,
-            dtype={i: _DTYPES[kind] for i, kind in enumerate(kinds.values())},
+            # Dates too: asked for integers, pandas casts what is not finite to some number.
+            dtype={i: "category" if name == TEXT else float for i, name in enumerate(names)},
             keep_default_na=False,
             na_values=[],
             quoting=csv.QUOTE_NONE,
             skip_blank_lines=False,
         )
-    except (ValueError, OverflowError):
-        raise _first_bad_line(text, kinds, first_line, fail) from None
-    columns = {name: frame[i] for i, name in enumerate(kinds) if i in frame}
-    # pandas fills a short row with NaN or empty text and takes "inf" for a number.
-    whole = frame.shape[1] == len(kinds) and all(
-        "" not in column.cat.categories
-        if kinds[name] is str
-        else np.isfinite(column.to_numpy()).all()
+    except ValueError:
+        raise _first_bad_line(text, names, first_line, fail) from None
+    columns = {name: frame[i] for i, name in enumerate(names) if i in frame}
+    # What a short row lacks, pandas fills with NaN or with empty text.
+    whole = frame.shape[1] == len(names) and all(
+        "" not in column.cat.categories if name == TEXT else np.isfinite(column.to_numpy()).all()
         for name, column in columns.items()
     )
     if not whole:
-        raise _first_bad_line(text, kinds, first_line, fail)
-    return {name: column.to_numpy() for name, column in columns.items() if kinds[name] is not str}
+        raise _first_bad_line(text, names, first_line, fail)
+    return {name: column.to_numpy() for name, column in columns.items() if name != TEXT}
 
 
-_DTYPES = {int: "int64", float: "float64", str: "category"}
-
-
-def _first_bad_line(text: bytes, kinds: dict[str, type], first_line: int, fail) -> DataFileError:
+def _first_bad_line(text: bytes, names: list[str], first_line: int, fail) -> DataFileError:
     """Read a refused file slowly, for the line and the cause."""
     for number, row in enumerate(text.decode("utf-8", "replace").splitlines(), start=first_line):
         fields = row.split()
-        if len(fields) != len(kinds):
-            return fail(f"expected {len(kinds)} fields, found {len(fields)}", line=number)
-        for field, (name, kind) in zip(fields, kinds.items(), strict=True):
+        if len(fields) != len(names):
+            return fail(f"expected {len(names)} fields, found {len(fields)}", line=number)
+        for field, name in zip(fields, names, strict=True):
             try:
                 # Python reads "1_000" as a number, no data file means it.
-                finite = kind is str or ("_" not in field and np.isfinite(kind(field)))
+                finite = name == TEXT or ("_" not in field and np.isfinite(float(field)))
             except ValueError:
                 finite = False
             if not finite:
@@ -202,15 +195,18 @@ def _first_bad_line(text: bytes, kinds: dict[str, type], first_line: int, fail) 
 
 def _dates(columns: dict[str, np.ndarray], first_line: int, fail) -> np.ndarray:
     """Days from year, month and day, each checked against the calendar."""
-    year, month, day = (columns[name] for name in DATE_COLUMNS[:3])
+    parts = np.stack([columns[name] for name in DATE_COLUMNS])
+    year, month, day = parts
     possible = (year > 1800) & (year < 2200) & (month >= 1) & (month <= 12) & (day >= 1)
-    months = np.where(possible, (year - 1970) * 12 + month - 1, 0).astype("datetime64[M]")
-    date = months.astype("datetime64[D]") + (day - 1)
+    possible &= (parts == np.rint(parts)).all(axis=0) & (day <= 31)
+    whole = np.where(possible, parts, [[1970], [1], [1]]).astype(np.int64)
+    months = ((whole[0] - 1970) * 12 + whole[1] - 1).astype("datetime64[M]")
+    date = months.astype("datetime64[D]") + (whole[2] - 1)
     # A day past the end of its month falls into the next one.
     bad = np.flatnonzero(~possible | (date.astype("datetime64[M]") != months))
     if bad.size:
         i = int(bad[0])
-        raise fail(f"there is no date {year[i]}-{month[i]}-{day[i]}", line=first_line + i)
+        raise fail(f"there is no date {year[i]:g}-{month[i]:g}-{day[i]:g}", line=first_line + i)
     return date
 
 

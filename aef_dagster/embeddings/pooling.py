@@ -82,8 +82,10 @@ def pool_years(
     # Sorted, so that the last bits of a sum do not depend on the order of the rows.
     frame = frame.sort_values(["gauge_id", "year"])
     vectors = frame[list(BANDS)].to_numpy(dtype=np.float64)
+    # Checked for either mean: a mean over years would pass over a missing one without a word.
+    units = _unit_or_error(vectors, frame["gauge_id"])
     if how == "unit_mean":
-        vectors = _unit_or_error(vectors, frame["gauge_id"])
+        vectors = units
     by_basin = pd.DataFrame(vectors, columns=list(BANDS)).groupby(frame["gauge_id"].to_numpy())
     mean = by_basin.mean()
     if how == "unit_mean":

@@ -249,13 +249,14 @@ def _column_names(file: Path) -> list[str]:
 
 def _read_table(file: Path, columns: list[str] | None = None) -> pd.DataFrame:
     """The table, with basin ids left as text so that no leading zero is lost."""
-    names = _column_names(file)
+    _column_names(file)
     try:
         if _kind(file) == "parquet":
             return pd.read_parquet(file, columns=columns).reset_index()
         as_text = dict.fromkeys(ID_COLUMNS, str)
+        # With `usecols`, pandas passes over rows that have too many fields: only for a first look.
         return pd.read_csv(
-            file, usecols=columns or names, dtype=as_text, encoding="utf-8-sig", low_memory=False
+            file, usecols=columns, dtype=as_text, encoding="utf-8-sig", low_memory=False
         )
     except (ValueError, OSError) as error:
         raise DataFileError(file, f"cannot be read as a table: {error}") from error

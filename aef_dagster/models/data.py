@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -211,7 +211,7 @@ class TrainingData:
         """
         try:
             described = json.loads((folder / "data.json").read_text(encoding="utf-8"))
-            mode = "r" if mmap else None
+            mode: Literal["r"] | None = "r" if mmap else None
             gauge_ids = tuple(described["gauge_ids"])
             statics = {
                 name: StaticTable(

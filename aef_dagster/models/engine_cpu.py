@@ -3,6 +3,9 @@
 Here: the training loop, validation, simulation; arrays in, arrays out, the same bits every time.
 Not here: processes (worker.py, training.py), files (checkpoints.py). Numpy and torch only, so
 that it runs wherever a torch does. Nothing here reads or sets torch's global random state.
+
+Measured on one core (donor budget, torch 2.13): oneDNN's LSTM takes 85-90 % of an update. Flushing
+denormal numbers changed neither the time nor a digit of the result, so it is left alone.
 """
 
 import time

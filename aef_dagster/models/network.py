@@ -53,8 +53,9 @@ class BasinLSTM(nn.Module):
                 values = rng.uniform(-bound, bound, tuple(parameter.shape))
                 parameter.copy_(torch.from_numpy(values))
             # The LSTM adds two biases; gates are ordered input, forget, cell, output.
-            self.lstm.bias_ih_l0[hidden : 2 * hidden] = 0.0
-            self.lstm.bias_hh_l0[hidden : 2 * hidden] = forget_bias
+            biases = dict(self.lstm.named_parameters())
+            biases["bias_ih_l0"][hidden : 2 * hidden] = 0.0
+            biases["bias_hh_l0"][hidden : 2 * hidden] = forget_bias
 
     def forward(
         self,

@@ -164,7 +164,10 @@ class Scaler:
     @classmethod
     def from_json(cls, described: dict[str, Any]) -> Self:
         """The scaler again, from what `to_json` gave."""
-        values = {k: tuple(v) if isinstance(v, list) else v for k, v in described.items()}
+        values: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in described.items()
+        }
         values["categories"] = {k: tuple(v) for k, v in described["categories"].items()}
         return cls(**values)
 

@@ -16,11 +16,13 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
 from aef_dagster.errors import UserError
+from aef_dagster.models.data import TrainingData
 from aef_dagster.models.jobs import TrainingJob
 
 SECONDS_BETWEEN_REPORTS = 0.3
@@ -30,21 +32,40 @@ def main() -> None:
     """Serve jobs until the standard input ends."""
     # Ctrl-C reaches every process of a terminal; the caller alone decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    data_folder, checkpoints, partial = (Path(argument) for argument in sys.argv[1:4])
+    data, checkpoints, partial = (Path(argument) for argument in sys.argv[1:4])
     # A library that prints must not break the protocol: only `channel` reaches the caller.
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
+    # Nobody reads any more: the caller is gone.
+    with suppress(BrokenPipeError):
+        serve(sys.stdin, channel, data, checkpoints, partial)
 
-    from aef_dagster.models.data import TrainingData
 
+def serve(
+    lines: Iterable[str], channel: TextIO, data_folder: Path, checkpoints: Path, partial: Path
+) -> None:
+    """Train a job per line, and tell how each went.
+
+    Parameters
+    ----------
+    lines
+        Jobs as JSON.
+    channel
+        Takes messages: `progress` with phase and update, then `done`, or `failed` with error and
+        traceback ("" where the error is one the user can mend).
+    data_folder
+        What `TrainingData.save` wrote.
+    checkpoints, partial
+        Folders of finished and of unfinished checkpoints.
+    """
     data = TrainingData.open(data_folder)
-    for line in sys.stdin:
+    for line in lines:
         job = TrainingJob.from_json(json.loads(line))
         try:
             _train(job, data, checkpoints, partial, _reporter(channel))
             _tell(channel, event="done")
         except BrokenPipeError:
-            return
+            raise
         except UserError as error:
             _tell(channel, event="failed", error=str(error), traceback="")
         except Exception as error:
@@ -54,7 +75,7 @@ def main() -> None:
 
 def _train(
     job: TrainingJob,
-    data: Any,
+    data: TrainingData,
     checkpoints: Path,
     partial: Path,
     report: Callable[[str, int], None],

@@ -67,6 +67,9 @@ def test_cube_shape_units_and_values(tmp_path):
     assert flow[10:] == pytest.approx(100 * 2.4465755 / 500)
     assert cube["prcp"].sel(basin="01013500", date="1990-02-12").item() == 2.0
     assert np.isfinite(cube["pet"].values).all()
+    without = load_cube(tmp_path / "forcings", None)
+    assert without["streamflow"].isnull().all()
+    assert without["prcp"].equals(cube["prcp"])
 
 
 def test_cube_of_unequal_records_spans_the_forcings(tmp_path):

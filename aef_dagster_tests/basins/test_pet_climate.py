@@ -15,14 +15,19 @@ def test_extraterrestrial_radiation_of_fao56_example_8():
     assert extraterrestrial_radiation(np.array(246), -20.0) == pytest.approx(32.2, abs=0.05)
 
 
-@pytest.mark.parametrize(
-    ("latitude", "day", "expected"),
-    # FAO-56, table of annex 2.6, values for the 15th of a month.
-    [(0.0, 15, 36.2), (50.0, 196, 40.6), (-70.0, 15, 42.0), (70.0, 15, 0.0)],
-)
-def test_extraterrestrial_radiation_of_the_fao56_table(latitude, day, expected):
+@pytest.mark.parametrize("latitude", [-70.0, -20.0, 0.0, 45.0, 70.0])
+@pytest.mark.parametrize("day", [15, 80, 172, 266, 355])
+def test_extraterrestrial_radiation_is_the_sum_over_the_hours(latitude, day):
+    """FAO-56's closed form against the sum over a day of the sun's height, above the horizon."""
+    hour = np.linspace(-np.pi, np.pi, 20_001)
+    phi = np.radians(latitude)
+    declination = 0.409 * np.sin(2 * np.pi * day / 365 - 1.39)
+    height = np.sin(phi) * np.sin(declination) + np.cos(phi) * np.cos(declination) * np.cos(hour)
+    mean = np.maximum(height, 0)[:-1].mean()
+    expected = 24 * 60 * 0.0820 * (1 + 0.033 * np.cos(2 * np.pi * day / 365)) * mean
     got = extraterrestrial_radiation(np.array(day), latitude)
-    assert got == pytest.approx(expected, abs=0.45)
+    assert got == pytest.approx(expected, abs=1e-4)
+    assert (got == 0) == ((latitude, day) in {(-70.0, 172), (70.0, 355), (70.0, 15)})
 
 
 def test_oudin_by_hand_and_its_threshold():

@@ -3,6 +3,7 @@
 import filecmp
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
@@ -159,6 +160,15 @@ def test_written_whole_or_not_at_all(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(UserError, match="there is no sample world 'other'"):
         write_sample(tmp_path / "s", "other")
+
+
+def test_two_at_once_make_one_sample(tmp_path, planted):
+    with ThreadPoolExecutor(2) as pool:
+        both = [pool.submit(write_sample, tmp_path / "s", "planted") for _ in range(2)]
+        assert [job.result() for job in both] == [None, None]
+    assert [path.name for path in tmp_path.iterdir()] == ["s"]
+    files = [path for path in planted.root.rglob("*") if path.is_file()]
+    assert len(files) == sum(path.is_file() for path in (tmp_path / "s").rglob("*"))
 
 
 def test_existing_sample_is_left_alone(tmp_path):

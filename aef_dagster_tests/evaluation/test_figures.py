@@ -8,8 +8,9 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from aef_dagster.evaluation import figures
 from PIL import Image
+
+from aef_dagster.evaluation import figures
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -39,9 +40,15 @@ def test_svg_shows_one_water_year_and_its_texts(flow):
     dates, obs, sim, _ = flow
     title = "01013500 Fish & <River>: NSE 0.71"
     svg = figures.hydrograph_svg(dates, obs, sim, title=title, note="aef, k = 100")
-    assert {title, "aef, k = 100", "observed", "simulated", "mm/day", "Oct 2007", "Jan 2008"} <= set(
-        texts(svg)
-    )
+    assert {
+        title,
+        "aef, k = 100",
+        "observed",
+        "simulated",
+        "mm/day",
+        "Oct 2007",
+        "Jan 2008",
+    } <= set(texts(svg))
     assert "Jul" in texts(svg)
     assert steps(lines(svg, figures.OBSERVED)[-1]) == 365  # 366 days of a leap year
     assert len(svg) < 10_000
@@ -49,9 +56,7 @@ def test_svg_shows_one_water_year_and_its_texts(flow):
 
 def test_svg_with_everything_stays_small(flow):
     dates, obs, sim, prcp = flow
-    svg = figures.hydrograph_svg(
-        dates, obs, sim, title="x", note="y", sim_std=0.2 * sim, prcp=prcp
-    )
+    svg = figures.hydrograph_svg(dates, obs, sim, title="x", note="y", sim_std=0.2 * sim, prcp=prcp)
     assert len(svg) < 15_000
     assert "simulated ± 1 sd" in texts(svg)
     assert any("precipitation" in text for text in texts(svg))

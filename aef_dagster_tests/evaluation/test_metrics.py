@@ -3,6 +3,7 @@
 import HydroErr
 import numpy as np
 import pytest
+
 from aef_dagster.evaluation import metrics
 from aef_dagster.evaluation.metrics import METRIC_TEXT, METRICS, score, valid_days
 

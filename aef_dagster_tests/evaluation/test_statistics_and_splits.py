@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from aef_dagster.errors import UserError
 from aef_dagster.evaluation.splits import spatial_folds
 from aef_dagster.evaluation.statistics import bootstrap_median, paired_difference, summarise

@@ -67,10 +67,10 @@ def build(settings: Settings) -> list:
         hashes: dict[str, list[str]] = {}
 
         for result in train_basins(
-            plan, world.checkpoints, choice, platform.device, context.run_id, failures
+            plan, world.checkpoints, choice, platform.device, context.run.run_id, failures
         ):
             mlflow.enqueue(
-                tracked_run(result, choice, study, context.run_id, platform.dagster_url)
+                tracked_run(result, choice, study, context.run.run_id, platform.dagster_url)
             )
             mlflow.drain()
             hashes[result.gauge_id] = [job.hash for job in result.members]
@@ -102,4 +102,4 @@ def _study(context: dg.AssetExecutionContext, config: TrainingConfig, title: str
     backfill = context.run.tags.get("dagster/backfill")
     if backfill:
         return f"backfill:{backfill}:{title}", f"backfill {backfill} · {title}"
-    return f"run:{context.run_id}", f"run {context.run_id[:8]} · {title}"
+    return f"run:{context.run.run_id}", f"run {context.run.run_id[:8]} · {title}"

@@ -1,0 +1,235 @@
+"""The assets on a real instance: what they leave, what they report, what they refuse."""
+
+import dagster as dg
+import numpy as np
+import pandas as pd
+import pytest
+
+from aef_dagster.embeddings.bands import BANDS
+from aef_dagster.storage.warehouse import Warehouse
+
+
+def materializations(result, key="basin_models"):
+    return [
+        event.materialization
+        for event in result.all_events
+        if event.event_type_value == "ASSET_MATERIALIZATION"
+        and event.asset_key == dg.AssetKey.from_user_string(key)
+    ]
+
+
+def evaluations(result):
+    return {e.check_name: e for e in result.get_asset_check_evaluations()}
+
+
+def failure_of(result):
+    (event,) = [event for event in result.all_events if event.is_step_failure]
+    return event.step_failure_data
+
+
+def corrupt(session, pattern, line, text):
+    """Overwrite one line of one of the sample's files; returns the file."""
+    (path,) = session.home.sample.rglob(pattern)
+    lines = path.read_text().splitlines()
+    lines[line - 1] = text
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_prepare_fills_the_tables(session):
+    store = session.warehouse
+    assert store.count("basins") == 24
+    assert store.count("aef_embeddings") == 24 * 8
+    assert store.count("basin_embedding") == 24
+    assert store.count("similarity") == 4 * 24 * 24
+    assert store.count("donors") == 4 * 24 * 23
+    years = session.instance.get_materialized_partitions(dg.AssetKey("aef_embeddings"))
+    assert years == {str(year) for year in range(2017, 2025)}
+    flow = store.frame("SELECT count(DISTINCT gauge_id) AS n FROM streamflow")
+    assert flow["n"][0] == 24
+
+
+def test_everything_made_from_the_sample_says_so(session):
+    assert session.warehouse.frame("SELECT bool_and(sample) AS s FROM basins")["s"][0]
+    assert session.warehouse.frame("SELECT bool_and(sample) AS s FROM aef_embeddings")["s"][0]
+
+
+def test_climate_of_models_comes_from_the_training_period_only(session, run):
+    before = session.warehouse.frame("SELECT * FROM attributes WHERE origin = 'training_period'")
+    path = next(session.home.forcings.glob("*.parquet"))
+    table = pd.read_parquet(path)
+    late = pd.to_datetime(table["date"]) >= "1996-10-01"
+    table.loc[late, "prcp"] = 99.0
+    table.to_parquet(path)
+    assert run("attributes").success
+    after = session.warehouse.frame("SELECT * FROM attributes WHERE origin = 'training_period'")
+    order = ["gauge_id", "attribute"]
+    pd.testing.assert_frame_equal(
+        before.sort_values(order, ignore_index=True), after.sort_values(order, ignore_index=True)
+    )
+
+
+def test_a_year_again_changes_nothing(session, run):
+    key = dg.AssetKey("aef_embeddings")
+
+    def version():
+        event = session.instance.fetch_materializations(
+            dg.AssetRecordsFilter(asset_key=key, asset_partitions=["2020"]), limit=1
+        ).records[0]
+        return event.asset_materialization.tags["dagster/data_version"]
+
+    before = version()
+    result = run("aef_embeddings", config={"aef_embeddings": {"years": [2020]}})
+    assert result.success
+    assert version() == before
+    assert session.warehouse.count("aef_embeddings") == 24 * 8
+
+
+def test_a_year_that_the_source_lacks_is_named(session, run):
+    result = run("aef_embeddings", config={"aef_embeddings": {"years": [2031]}})
+    assert "no embeddings of 2031" in failure_of(result).error.cause.message
+
+
+def test_bad_vectors_are_not_stored_and_block(session, run):
+    (path,) = session.home.sample.rglob("*_2019.csv")
+    table = pd.read_csv(path)
+    table.loc[3, list(BANDS)] *= 1.5  # no mean of unit vectors is this long
+    table.to_csv(path, index=False)
+    stored = session.warehouse.frame("SELECT * FROM aef_embeddings WHERE year = 2019")
+    result = run("aef_embeddings", config={"aef_embeddings": {"years": [2019]}})
+    assert not result.success
+    again = session.warehouse.frame("SELECT * FROM aef_embeddings WHERE year = 2019")
+    pd.testing.assert_frame_equal(stored, again)
+
+
+def test_pooling_as_the_study_did_it_is_recorded(session, run):
+    result = run("basin_embedding", config={"basin_embedding": {"pooling": "plain_mean"}})
+    assert result.success
+    stored = session.warehouse.frame("SELECT * FROM basin_embedding")
+    assert set(stored["pooling"]) == {"plain_mean"}
+    lengths = np.linalg.norm(stored[list(BANDS)].to_numpy(float), axis=1)
+    assert (lengths < 1).all()
+
+
+def test_every_declared_check_is_evaluated_by_its_asset(session, run):
+    for key, config in (
+        ("forcings", {}), ("streamflow", {}), ("aef_embeddings", {"years": [2017]}),
+        ("basin_embedding", {}), ("similarity/aef", {}), ("donors/aef", {}),
+    ):  # fmt: skip
+        result = run(key, config={key.replace("/", "__"): config} if config else None)
+        node = session.definitions.resolve_asset_graph().get(dg.AssetKey.from_user_string(key))
+        assert set(evaluations(result)) == {check.name for check in node.check_keys}, key
+        assert all(evaluation.passed for evaluation in evaluations(result).values()), key
+
+
+def test_one_bad_file_excludes_one_basin_and_says_where(session, run):
+    bad = "00901002"
+    path = corrupt(session, f"{bad}_lump_cida_forcing_leap.txt", 50, "1990 2 15 12 not a number")
+    result = run("forcings")
+    assert result.success
+    check = evaluations(result)["all_basins_readable"]
+    assert not check.passed
+    reason = check.metadata[bad].text
+    assert path.name in reason
+    assert "line 50" in reason
+    assert len(list(session.home.forcings.glob("*.parquet"))) == 23
+    recorded = session.warehouse.frame("SELECT gauge_id, asset FROM exclusions")
+    assert recorded.values.tolist() == [[bad, "forcings"]]
+    # mended, it comes back and the exclusion is gone
+    corrupt(session, path.name, 50, path.read_text().splitlines()[48].replace(" 14 ", " 15 ", 1))
+    run("forcings")
+    assert session.warehouse.count("exclusions") in (0, 1)
+
+
+def test_a_backfill_run_keeps_good_basins_and_fails_the_bad(session, run):
+    """The contract with Dagster's range runs, which are beta: one event per good basin."""
+    good, bad = "00901001", "00901002"
+    corrupt(session, f"{bad}_streamflow_qc.txt", 10, f"{bad} 1990 01 10 oops A")
+    run("streamflow")
+    result = run(
+        "basin_models",
+        tags={
+            "dagster/asset_partition_range_start": good,
+            "dagster/asset_partition_range_end": bad,
+        },
+    )
+    assert not result.success
+    told = failure_of(result).user_failure_data.description
+    assert "1 of 2 basins failed" in told
+    assert bad in told
+    assert "line 10" in told
+    events = materializations(result)
+    assert [event.partition for event in events] == [good]
+    metadata = events[0].metadata
+    assert metadata["nse"].value > -5
+    assert metadata["hydrograph"].value.startswith("![](data:image/svg+xml;base64,")
+    assert metadata["sample"].value is True
+    assert session.instance.get_materialized_partitions(dg.AssetKey("basin_models")) == {good}
+    checks = evaluations(result)
+    assert checks["no_leakage"].passed
+    assert not checks["complete"].passed
+
+    # what is done is not trained again, and links lead both ways
+    client_url = metadata["mlflow_run"].value
+    again = run("basin_models", partition_key=good)
+    assert again.success
+    (event,) = materializations(again)
+    assert event.metadata["reused"].value is True
+    assert event.metadata["mlflow_run"].value == client_url
+    assert set(evaluations(again)) == {"no_leakage", "complete"}
+
+    scored = run("basin_scores")
+    assert scored.success
+    assert set(evaluations(scored)) == {"every_gauged_basin_scored", "mostly_skilful"}
+    table = session.warehouse.frame("SELECT * FROM scores")
+    assert table["gauge_id"].tolist() == [good]
+    row = table.iloc[0]
+    assert row["mlflow_run_id"] == client_url.rsplit("/", 1)[1]
+    assert row["nse"] == pytest.approx(metadata["nse"].value)
+    assert (row["space"], row["k"], row["budget"], row["seed"]) == ("aef", 8, "tiny", 0)
+    simulated = session.warehouse.frame("SELECT job_hash, sim, obs FROM simulations")
+    assert set(simulated["job_hash"]) == {row["job_hash"]}
+    assert simulated["sim"].notna().all()
+
+    from mlflow import MlflowClient
+
+    mlflow_run = MlflowClient(session.tracking.uri).get_run(row["mlflow_run_id"])
+    assert mlflow_run.data.tags["dagster_run_id"] == result.run_id
+    assert result.run_id in mlflow_run.data.tags["dagster_run"]
+    assert mlflow_run.data.metrics["nse"] == pytest.approx(row["nse"])
+    assert mlflow_run.data.tags["sample"] == "true"
+
+
+def test_two_spaces_with_equal_donors_are_one_job_and_two_results(session, run):
+    config = {"basins": ["00901003"], "k": 23}
+    first = run("basin_models", config={"basin_models": config | {"space": "aef"}})
+    second = run("basin_models", config={"basin_models": config | {"space": "random"}})
+    assert materializations(first)[0].metadata["reused"].value is False
+    assert materializations(second)[0].metadata["reused"].value is True
+    run("basin_scores")
+    table = session.warehouse.frame("SELECT job_hash, space, mlflow_run_id FROM scores")
+    assert table["job_hash"].nunique() == 1
+    assert sorted(table["space"]) == ["aef", "random"]
+    assert table["mlflow_run_id"].nunique() == 2
+
+
+def test_training_is_refused_on_donors_whose_check_failed(session, run):
+    session.instance.report_runless_asset_event(
+        dg.AssetCheckEvaluation(
+            asset_key=dg.AssetKey(["donors", "aef"]), check_name="leak_free", passed=False,
+            blocking=True, metadata={},
+        )
+    )  # fmt: skip
+    result = run("basin_models", partition_key="00901001")
+    assert "leak_free of donors/aef failed" in failure_of(result).error.cause.message
+
+
+def test_training_before_donors_says_what_to_do(session, run):
+    Warehouse(session.home.warehouse).replace(
+        "donors", pd.DataFrame({"gauge_id": pd.Series(dtype=str)}), space="distance"
+    )
+    result = run(
+        "basin_models", partition_key="00901001",
+        config={"basin_models": {"space": "distance"}},
+    )  # fmt: skip
+    assert "materialize `donors/distance` first" in failure_of(result).error.cause.message

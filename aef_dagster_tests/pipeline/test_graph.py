@@ -1,0 +1,103 @@
+"""The asset graph as a whole: an accidental rewiring shows here."""
+
+import dagster as dg
+import pytest
+
+from aef_dagster.pipeline.build import build_defs
+from aef_dagster.settings import load_settings
+
+# asset -> (group, upstream, partitions)
+GRAPH = {
+    "basins": ("basins", [], None),
+    "forcings": ("basins", ["basins"], None),
+    "streamflow": ("basins", ["basins"], None),
+    "attributes": ("basins", ["basins", "forcings"], None),
+    "aef_embeddings": ("embeddings", ["basins"], "year"),
+    "basin_embedding": ("embeddings", ["aef_embeddings"], None),
+    "similarity/attributes": ("similarity", ["attributes"], None),
+    "similarity/aef": ("similarity", ["basin_embedding"], None),
+    "similarity/distance": ("similarity", ["basins"], None),
+    "similarity/random": ("similarity", ["basins"], None),
+    "donors/attributes": ("similarity", ["similarity/attributes"], None),
+    "donors/aef": ("similarity", ["similarity/aef"], None),
+    "donors/distance": ("similarity", ["similarity/distance"], None),
+    "donors/random": ("similarity", ["similarity/random"], None),
+    "basin_models": (
+        "models",
+        ["attributes", "basin_embedding", "donors/aef", "donors/attributes", "donors/distance",
+         "donors/random", "forcings", "streamflow"],
+        "basin",
+    ),
+    "basin_scores": ("evaluation", ["basin_models"], None),
+}  # fmt: skip
+
+CHECKS = {
+    "forcings": {"all_basins_readable"},
+    "streamflow": {"all_basins_readable"},
+    "aef_embeddings": {"complete_and_finite", "coverage"},
+    "basin_embedding": {"unit_norm"},
+    **{f"similarity/{space}": {"valid_matrix"} for space in ("attributes", "aef", "distance",
+                                                             "random")},
+    **{f"donors/{space}": {"leak_free"} for space in ("attributes", "aef", "distance", "random")},
+    "basin_models": {"no_leakage", "complete"},
+    "basin_scores": {"every_gauged_basin_scored", "mostly_skilful"},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def definitions(tmp_path_factory):
+    return build_defs(load_settings(home=tmp_path_factory.mktemp("home")))
+
+
+def test_definitions_are_loadable(definitions):
+    dg.Definitions.validate_loadable(definitions)
+
+
+def test_keys_groups_and_dependencies(definitions):
+    graph = definitions.resolve_asset_graph()
+    found = {}
+    for node in graph.asset_nodes:
+        kind = None
+        if node.partitions_def is not None:
+            kind = "basin" if isinstance(node.partitions_def, dg.StaticPartitionsDefinition) else "year"
+        upstream = sorted(key.to_user_string() for key in node.parent_keys)
+        found[node.key.to_user_string()] = (node.group_name, upstream, kind)
+    assert found == GRAPH
+
+
+def test_checks(definitions):
+    found: dict[str, set[str]] = {}
+    for key in definitions.resolve_asset_graph().asset_check_keys:
+        found.setdefault(key.asset_key.to_user_string(), set()).add(key.name)
+    assert found == CHECKS
+
+
+def test_every_asset_has_a_card_owner_kind_and_version(definitions):
+    for node in definitions.resolve_asset_graph().asset_nodes:
+        name = node.key.to_user_string()
+        assert node.description and len(node.description) > 60, name
+        assert node.owners == ["team:hydrology"], name
+        assert node.kinds, name
+        assert node.code_version, name
+
+
+def test_partitions_are_the_basins_of_the_dataset(definitions, real_data, tmp_path):
+    settings = load_settings(
+        dataset="camels_us", data_dir=real_data / "camels_us", home=tmp_path
+    )
+    graph = build_defs(settings).resolve_asset_graph()
+    keys = graph.get(dg.AssetKey("basin_models")).partitions_def.get_partition_keys()
+    assert len(keys) == 671
+    assert keys[0] == "01013500"
+
+
+def test_without_data_the_page_still_opens_and_basins_says_why(tmp_path):
+    settings = load_settings(dataset="camels_us", home=tmp_path / "home")
+    definitions = build_defs(settings)
+    graph = definitions.resolve_asset_graph()
+    assert graph.get(dg.AssetKey("basin_models")).partitions_def.get_partition_keys() == []
+    result = definitions.resolve_implicit_global_asset_job_def().execute_in_process(
+        asset_selection=[dg.AssetKey("basins")], raise_on_error=False
+    )
+    (failure,) = [event for event in result.all_events if event.is_step_failure]
+    assert "set AEF_DATA_DIR" in failure.step_failure_data.error.cause.message

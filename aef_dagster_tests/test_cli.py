@@ -1,0 +1,106 @@
+"""The command line as a person meets it: words, exit codes, files."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+AEF = Path(sys.executable).with_name("aef")
+
+
+@pytest.fixture
+def aef(tmp_path):
+    """Run `aef` in an empty folder, as a user would."""
+
+    def call(*arguments, **environment):
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("AEF_")}
+        return subprocess.run(
+            [AEF, *arguments], cwd=tmp_path, env=clean | environment, capture_output=True,
+            text=True, timeout=240,
+        )  # fmt: skip
+
+    return call
+
+
+def refused(answer, *words):
+    assert answer.returncode == 2, answer.stderr
+    assert "Traceback" not in answer.stderr + answer.stdout
+    told = " ".join(answer.stderr.split())
+    for word in words:
+        assert word in told, told
+
+
+@pytest.mark.parametrize("command", ["", "demo", "doctor", "prepare", "train", "simulate", "sync",
+                                     "dev"])  # fmt: skip
+def test_help_teaches(aef, command):
+    answer = aef(*([command] if command else []), "--help")
+    assert answer.returncode == 0
+    assert len(answer.stdout) > 300
+
+
+def test_doctor_on_the_sample_needs_nothing(aef):
+    answer = aef("doctor")
+    assert answer.returncode == 0
+    assert "nothing to download" in answer.stdout
+
+
+def test_doctor_says_what_must_go_where(aef, tmp_path):
+    (tmp_path / "camels").mkdir()
+    answer = aef("doctor", AEF_DATASET="camels_us", AEF_DATA_DIR="camels")
+    assert answer.returncode == 2
+    told = "".join(answer.stdout.split())  # long paths are folded
+    assert "basin_timeseries_v1p2_metForcing_obsFlow.zip" in told
+    assert "camels_attributes_v2.0/camels_topo.txt" in told
+    assert "AEF_EMBEDDINGS_DIR" in told
+
+
+def test_a_folder_without_data_is_one_sentence(aef, tmp_path):
+    (tmp_path / "empty").mkdir()
+    answer = aef("prepare", AEF_DATASET="camels_us", AEF_DATA_DIR="empty")
+    refused(answer, "camels_name.txt", "aef doctor")
+
+
+def test_a_misspelt_setting_is_one_sentence(aef):
+    refused(aef("prepare", AEF_DATASETS="x"), "did you mean AEF_DATASET")
+
+
+def test_training_before_preparing_is_one_sentence(aef):
+    refused(aef("train", "00901001"), "aef prepare")
+
+
+def test_the_way_of_a_user(aef, tmp_path):
+    """Prepare, train, simulate, sync, and each mistake on the way."""
+    prepared = aef("prepare")
+    assert prepared.returncode == 0, prepared.stderr
+    assert "24 basins" in prepared.stdout
+
+    refused(aef("train", "00901009"), "00901009", "did you mean")
+    refused(aef("train", "00901001", "--k", "24"), "24 donors", "from 1 to 23")
+    refused(aef("train", "00901001", "--space", "colour"), "--space colour")
+    refused(aef("prepare", AEF_SAMPLE="null"), "One home is one world", "AEF_HOME")
+    refused(aef("simulate", "00901001"), "aef train 00901001")
+
+    trained = aef("train", "901001", "--seeds", "2", AEF_TRACKING_URI="http://127.0.0.1:9")
+    assert trained.returncode == 0, trained.stderr
+    assert "00901001" in trained.stdout
+    assert "median NSE" in trained.stdout
+    assert "sample" in trained.stdout
+
+    written = aef("simulate", "901001", "-o", "flow.parquet")
+    assert written.returncode == 0, written.stderr
+    flow = pd.read_parquet(tmp_path / "flow.parquet")
+    assert list(flow) == ["date", "obs", "sim", "sim_std"]
+    assert (flow["sim"] >= 0).all()
+    assert (flow["sim_std"] > 0).any()
+    refused(aef("simulate", "901001", "-o", "flow.xlsx"), ".csv or .parquet")
+    refused(aef("simulate", "901001", "--space", "random"), "--space random")
+
+    waiting = list((tmp_path / "var" / "outbox").glob("*.json"))
+    assert len(waiting) == 1
+    sent = aef("sync")
+    assert sent.returncode == 0, sent.stderr
+    assert "1 sent, 0 waiting" in sent.stdout
+    assert "0 sent, 0 waiting" in aef("sync").stdout
