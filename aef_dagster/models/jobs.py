@@ -83,7 +83,9 @@ class Recipe:
         Largest norm of the gradient.
     static_noise
         Standard deviation of the noise put on scaled static inputs in training. A hundred donors
-        are a hundred points in up to 91 dimensions: without it the network learns them by heart.
+        are a hundred points in up to 91 dimensions: without it the network learns them by heart
+        (63 ungauged basins of three regions, aef+climate, donor budget: median NSE 0.41 at 0,
+        0.45 at 0.1, 0.47 at 0.3; one seed, 0.02 is noise).
     static_limit
         Scaled static inputs are cut off at plus and minus this (scalers.py says why).
     nse_epsilon
@@ -103,7 +105,7 @@ class Recipe:
     dropout: float = 0.4
     forget_bias: float = 3.0
     clip_norm: float = 1.0
-    static_noise: float = 0.1
+    static_noise: float = 0.3
     static_limit: float = 5.0
     nse_epsilon: float = 0.1
     validations: int = 8

@@ -40,7 +40,15 @@ def train_basins(
     outcomes: dict[str, list[Outcome]] = defaultdict(list)
     budget = all_jobs[0].budget
     done_days: dict[str, float] = {}
-    label = {"asset": "basin_models", "space": choice.space, "k": choice.k, "run_id": run_id}
+    label = {
+        "asset": "basin_models",
+        "space": choice.space,
+        "k": choice.k,
+        "run_id": run_id,
+        # Of this request: the same job may be reached by donors of a space that is no stand-in.
+        "sample": all_jobs[0].sample,
+        "surrogate": all_jobs[0].surrogate,
+    }
 
     with bar("training", len(all_jobs) * budget.basin_days, "basin-days") as progress:
 

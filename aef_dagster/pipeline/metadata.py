@@ -11,6 +11,7 @@ import dagster as dg
 import pandas as pd
 
 PREVIEW_ROWS = 10
+SHOWN_DIGITS = 4
 
 
 def preview(frame: pd.DataFrame, rows: int = PREVIEW_ROWS) -> dg.MetadataValue:
@@ -41,9 +42,9 @@ def heatmap(matrix, title: str) -> dg.MetadataValue:
 
 
 def numbers(values: dict) -> dict[str, float]:
-    """Finite numbers only: Dagster plots cannot hold NaN, and a missing score stays missing."""
+    """Finite numbers only, for people: Dagster plots cannot hold NaN, and pages show each digit."""
     return {
-        name: float(value)
+        name: round(float(value), SHOWN_DIGITS)
         for name, value in values.items()
         if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     }

@@ -166,8 +166,10 @@ def tracked_run(
             "test": f"{job.periods.test_start}..{job.periods.test_end}",
         },
         metrics={
-            **metadata.numbers({name: scores.get(name) for name in METRICS}),
-            **metadata.numbers({"train_seconds": result.seconds, "peak_mb": result.peak_mb}),
+            # MLflow keeps every digit; a score that is missing is no metric there.
+            **{name: scores[name] for name in METRICS if np.isfinite(scores[name])},
+            "train_seconds": result.seconds,
+            "peak_mb": result.peak_mb,
         },
         curve=curve,
         artifacts=[str(picture), str(result.checkpoint.folder / "job.json")],
@@ -190,7 +192,7 @@ def _svg(result: BasinResult, simulation: pd.DataFrame, scores: dict) -> str:
         simulation["obs"].to_numpy(),
         simulation["sim"].to_numpy(),
         title=f"{_marked(job)}{result.gauge_id}: {told}",
-        note="last part of the test period; NSE of all of it",
+        note="last observed year; NSE of the whole test period",
         sim_std=spread if np.isfinite(spread).any() else None,
     )
 

@@ -134,8 +134,8 @@ def _rows(checkpoint: Checkpoint, asset: str, mlflow_run_of) -> Iterator[dict]:
                 "budget": job.budget.name,
                 "n_members": len(members),
                 "seed": job.seed if len(members) == 1 else None,
-                "surrogate": job.surrogate,
-                "sample": job.sample,
+                "surrogate": request["surrogate"],
+                "sample": request["sample"],
                 "mlflow_run_id": mlflow_run_of(result_key(checkpoint.hash, space, k)),
                 "dagster_run_id": request["run_id"],
             }

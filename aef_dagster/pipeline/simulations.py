@@ -54,7 +54,7 @@ def newest_simulation(
     table = table[table["gauge_id"] == gauge_id].drop(columns="gauge_id")
     job, members = checkpoint.job(), checkpoint.members()
     kind = f"mean of {len(members)} members" if len(members) > 1 else f"seed {job.seed}"
-    marks = [mark for mark in ("sample", "surrogate") if getattr(job, mark)]
+    marks = [mark for mark in ("sample", "surrogate") if request[mark]]
     title = f"{request['space']} k={request['k']}, {kind}" + "".join(f" [{m}]" for m in marks)
     return Simulation(checkpoint.hash, title, table.reset_index(drop=True))
 

@@ -25,6 +25,8 @@ from aef_dagster.errors import UserError
 
 EXPERIMENT = "aef_dagster"
 CONNECT_TIMEOUT_S = 5
+# Without it the MLflow pages open on an overview of language-model traces.
+_KIND_TAG = "mlflow.experimentKind"
 BATCH = 1000  # MLflow's own limit of metrics a call
 
 logger = logging.getLogger(__name__)
@@ -222,7 +224,9 @@ class Tracking:
             if found is None:
                 # A server keeps artifacts where it was told; only the SQLite store needs the place.
                 place = self.artifacts.as_uri() if self.uri.startswith("sqlite") else None
-                experiment_id = client.create_experiment(EXPERIMENT, artifact_location=place)
+                experiment_id = client.create_experiment(
+                    EXPERIMENT, artifact_location=place, tags={_KIND_TAG: "custom_model_development"}
+                )
             else:
                 experiment_id = found.experiment_id
             self._client = (client, experiment_id)

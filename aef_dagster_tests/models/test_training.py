@@ -91,35 +91,30 @@ def test_alone_beside_others_and_reused(toy, make_job, tmp_path):
     assert np.isfinite(other["sim"]).all()
 
 
-def test_one_failing_job_does_not_stop_the_others(toy, make_job, tmp_path):
+def test_failing_jobs_and_a_killed_worker_cost_their_own_jobs_only(toy, make_job, tmp_path):
     forcing = toy.forcing.copy()
     forcing[7, 400, 0] = np.nan
-    good, bad = make_job(donors=("00000002", "00000003")), make_job(donors=("00000008",))
-    unknown = make_job(targets=("00000099",))
-    data = replace(toy, forcing=forcing)
-    outcomes = {o.job: o for o in train([bad, unknown, good], data, tmp_path, workers=1)}
-    assert outcomes[good].error is None
-    assert "basin 00000008: forcing prcp is missing on 2001-02-04" in outcomes[bad].error
-    assert "00000099" in outcomes[unknown].error
-    assert outcomes[bad].folder is None
-    assert outcomes[bad].scores == []
+    gap, unknown = make_job(donors=("00000008",)), make_job(targets=("00000099",))
+    killed = make_job(donors=("00000002",), budget=LONG)
+    good = make_job(donors=("00000002", "00000003"))
 
-
-def test_a_killed_worker_costs_its_job_only(toy, make_job, tmp_path):
-    long, short = make_job(budget=LONG), make_job()
-
-    def kill_once(progress):
-        if progress.job_hash == long.hash and progress.phase == "train":
+    def kill(progress):
+        if progress.job_hash == killed.hash and progress.phase == "train":
             for process in worker_processes():
                 process.kill()
 
+    jobs, data = [gap, unknown, killed, good], replace(toy, forcing=forcing)
     outcomes = {
-        outcome.job: outcome
-        for outcome in train([long, short], toy, tmp_path, workers=1, on_progress=kill_once)
+        outcome.job: outcome for outcome in train(jobs, data, tmp_path, workers=1, on_progress=kill)
     }
-    assert f"basin 00000001 (job {long.hash}) was ended by SIGKILL" in outcomes[long].error
-    assert outcomes[short].error is None
-    assert not Checkpoint.open(tmp_path, long.hash).exists
+    assert "basin 00000008: forcing prcp is missing on 2001-02-04" in outcomes[gap].error
+    assert "00000099" in outcomes[unknown].error
+    assert f"basin 00000001 (job {killed.hash}) was ended by SIGKILL" in outcomes[killed].error
+    assert outcomes[good].error is None
+    for failed in (gap, unknown, killed):
+        assert outcomes[failed].folder is None
+        assert outcomes[failed].scores == []
+        assert not Checkpoint.open(tmp_path, failed.hash).exists
     assert left_behind(tmp_path) == []
 
 
