@@ -55,12 +55,10 @@ def demo() -> None:
     CAMELS-US. In it embeddings know more of the landscape than attributes do: that advantage is
     planted. `AEF_SAMPLE=null` is the same world without it.
     """
-    from aef_dagster.pipeline.config import TrainingConfig
-
     started = time.monotonic()
     session = _session(dataset="sample")
     _print_table(session.prepare(), "what is there now")
-    scores = session.train(session.basins, TrainingConfig(study=DEMO_STUDY))
+    scores = session.train(session.basins, _training_config(study=DEMO_STUDY))
     _print_scores(scores)
     _print_addresses(session, time.monotonic() - started)
 
@@ -161,7 +159,9 @@ def train(
 @app.command()
 def simulate(
     gauge_id: Annotated[str, typer.Argument(help="Gauge id of a trained basin.")],
-    space: Annotated[str | None, typer.Option(help="Only models with donors of this space.")] = None,
+    space: Annotated[
+        str | None, typer.Option(help="Only models with donors of this space.")
+    ] = None,
     k: Annotated[int | None, typer.Option(min=1, help="Only models with this many donors.")] = None,
     output: Annotated[
         Path | None,
@@ -208,7 +208,8 @@ def dev(
 
     session = _session()
     session.tracking.setup()
-    serve(session.settings, session.tracking.uri, dagster_port, mlflow_port)
+    runs_page = session.tracking.experiment_url().removeprefix(session.settings.mlflow_url)
+    serve(session.settings, session.tracking.uri, dagster_port, mlflow_port, runs_page)
 
 
 def _session(**overrides):
@@ -227,9 +228,7 @@ def _training_config(**choices):
         return TrainingConfig(**{k: v for k, v in choices.items() if v is not None})
     except ValidationError as error:
         first = error.errors()[0]
-        raise UserError(
-            f"--{first['loc'][0]} {first['input']}: {first['msg'].lower()}"
-        ) from None
+        raise UserError(f"--{first['loc'][0]} {first['input']}: {first['msg'].lower()}") from None
 
 
 def _place(item) -> str:

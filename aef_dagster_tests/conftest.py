@@ -10,9 +10,7 @@ os.environ["DAGSTER_DISABLE_TELEMETRY"] = "1"
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 
 REAL_DATA = Path(
-    os.environ.get(
-        "AEF_TEST_REAL_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"
-    )
+    os.environ.get("AEF_TEST_REAL_DATA", Path(__file__).resolve().parents[2] / "shared" / "data")
 )
 
 

@@ -44,9 +44,9 @@ def test_only_its_room_imports_a_library(library):
         and any(name.split(".")[0] == library for name in imports_of(path))
     ]
     assert outside == []
-    assert any(
-        name.split(".")[0] == library for path in SOURCES for name in imports_of(path)
-    ), "nobody imports it any more: drop the rule"
+    assert any(name.split(".")[0] == library for path in SOURCES for name in imports_of(path)), (
+        "nobody imports it any more: drop the rule"
+    )
 
 
 def test_imports_between_rooms_point_up_the_list_only():

@@ -22,9 +22,9 @@ RESULTS = HERE / "results.md"
 LIBRARIES = ("numpy", "pandas", "torch")
 INTRODUCTION = """# Benchmark results
 
-One row a run, appended by `python -m benchmarks NAME --record`. Compare rows of one machine only;
-`load` is the load average before the run: above 0 others were using the cores as well. What the
-figures mean is at the top of `benchmarks/NAME.py`.
+One row a run, appended by `python -m benchmarks NAME --record`. Compare rows of one machine only.
+`load` is the load average when the run began: near the number of cores, others were using them as
+well. What the figures mean is at the top of `benchmarks/NAME.py`.
 """
 HEAD = "| date | commit | machine | load | versions | RESULT |\n|---|---|---|---|---|---|\n"
 

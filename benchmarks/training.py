@@ -4,7 +4,8 @@ The engine trains a model of budget `donor` (fewer updates) on real basins: gath
 layer, dropout, loss, gradient, clipping, optimiser. Beside it, after every fourth update and in
 the same process, a bare `nn.LSTM` of that size on random tensors that lie ready: the part which
 own code cannot make faster. Both are medians of the CPU seconds of one update, one thread, so
-`share_of_bare_lstm` is the share of a training update that is not overhead.
+`share_of_bare_lstm` is the share of a training update that is not overhead. `peak_mb` is that of
+the whole process, the reading of the basins included.
 """
 
 import tempfile

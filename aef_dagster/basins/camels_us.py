@@ -196,7 +196,8 @@ class CamelsUS:
     def layout(self) -> list[LayoutItem]:
         """What the dataset needs and whether it is where it must be, for `aef doctor`."""
         items = [self._forcing_item(), self._streamflow_item()]
-        for table in places.ATTRIBUTE_TABLES:
+        # Nothing that is prepared or trained reads the signatures (hydro).
+        for table in ("name", *ATTRIBUTE_TABLES):
             path = places.attribute_table(self.root, table)
             expected = self.root / places.ATTRIBUTE_FOLDER / f"camels_{table}.txt"
             hint = f"download camels_{table}.txt of CAMELS-US" if path is None else ""

@@ -196,10 +196,15 @@ def _write(columns: Columns, gauge_id: str, path: Path) -> None:
     one_id = pa.DictionaryArray.from_arrays(zeros, [gauge_id])
     unfinished = path.with_suffix(".parquet.tmp")
     pq.write_table(
-        pa.table({"gauge_id": one_id, **columns}),
+        pa.table({"gauge_id": one_id, **_with_nulls(columns)}),
         unfinished,
         # Daily weather does not repeat: a dictionary of its values would only cost time.
         use_dictionary=["gauge_id"],
         compression="lz4",
     )
     unfinished.replace(path)
+
+
+def _with_nulls(columns: Columns) -> dict[str, pa.Array]:
+    """Missing as NULL: in SQL a single NaN would make every mean of the column NaN."""
+    return {name: pa.array(values, from_pandas=True) for name, values in columns.items()}

@@ -90,7 +90,7 @@ def train(inputs: JobInputs, report: Report = lambda phase, update: None) -> Tra
     best_nse, best_update, best = -np.inf, 0, None
     started = time.monotonic()
     for update in range(1, budget.updates + 1):
-        learning_rate = recipe.learning_rate_at(update - 1, budget.updates)
+        learning_rate = budget.rate_factor * recipe.learning_rate_at(update - 1, budget.updates)
         optimiser.param_groups[0]["lr"] = learning_rate
         loss = batches.loss(network)
         optimiser.zero_grad()

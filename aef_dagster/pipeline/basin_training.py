@@ -110,7 +110,7 @@ def _result(
 
         checkpoint = ensemble(checkpoints, members)
     for job_hash in {checkpoint.hash, *(job.hash for job in members)}:
-        Checkpoint.open(checkpoints, job_hash).add_request(label)
+        _label(Checkpoint.open(checkpoints, job_hash), label)
     return BasinResult(
         gauge_id=target,
         checkpoint=checkpoint,
@@ -121,3 +121,11 @@ def _result(
         peak_mb=max(outcome.peak_mb for outcome in outcomes),
         reused=all(outcome.reused for outcome in outcomes),
     )
+
+
+def _label(checkpoint: Checkpoint, label: dict) -> None:
+    """Note who asked, once per choice of donors: the run that made it stays on record."""
+    asked = ("asset", "space", "k")
+    known = [[request[name] for name in asked] for request in checkpoint.requests()]
+    if [label[name] for name in asked] not in known:
+        checkpoint.add_request(label)

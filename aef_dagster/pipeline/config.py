@@ -6,6 +6,7 @@ Here: Dagster config classes. Defaults that depend on the dataset are None here 
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 import dagster as dg
 from pydantic import Field
@@ -22,6 +23,11 @@ MOST_SEEDS = 50
 
 def _choices(name: str, values) -> type[Enum]:
     return Enum(name, {value: value for value in values}, type=str)  # type: ignore[return-value]
+
+
+def chosen(choice: Any) -> Any:
+    """Plain text of an Enum choice (the Launchpad offers Enums as a list to pick from)."""
+    return choice.value
 
 
 Space = _choices("Space", SPACES)
@@ -88,9 +94,7 @@ class TrainingConfig(dg.Config):
     budget: BudgetName | None = Field(  # type: ignore[valid-type]
         None, description="Size of network and training; by default donor, or tiny in the sample."
     )
-    seeds: int = Field(
-        1, ge=1, le=MOST_SEEDS, description="Members of the ensemble, seeds 0..N-1."
-    )
+    seeds: int = Field(1, ge=1, le=MOST_SEEDS, description="Members of the ensemble, seeds 0..N-1.")
     workers: int | None = Field(
         None, ge=1, le=256, description="Models trained at once; by default one per core."
     )
@@ -101,11 +105,11 @@ class TrainingConfig(dg.Config):
     def resolve(self, dataset: str) -> "TrainingChoice":
         """Plain values, the dataset's defaults filled in."""
         return TrainingChoice(
-            space=self.space.value,
+            space=chosen(self.space),
             k=self.k or DEFAULT_K[dataset],
-            representation=self.representation.value,
-            recipe=self.recipe.value,
-            budget=self.budget.value if self.budget else DEFAULT_BUDGET[dataset],
+            representation=chosen(self.representation),
+            recipe=chosen(self.recipe),
+            budget=chosen(self.budget) if self.budget else DEFAULT_BUDGET[dataset],
             seeds=self.seeds,
             workers=self.workers,
         )

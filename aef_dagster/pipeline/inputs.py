@@ -138,15 +138,18 @@ def _training_data(
 
 
 def _versions(data: TrainingData, representation: str) -> dict[str, bytes]:
-    """Hash per basin of all that a model could see of it."""
+    """Hash per basin of all that a model could see of it, whatever basins lie beside it."""
     table = data.statics[representation]
-    calendar = f"{data.dates[0]}{data.dates[-1]}{table.numeric_names}{table.category_names}"
+    columns = f"{table.numeric_names}{table.category_names}"
     versions = {}
     for row, gauge_id in enumerate(data.gauge_ids):
-        digest = hashlib.blake2b(calendar.encode(), digest_size=16)
-        digest.update(np.ascontiguousarray(data.forcing[row]))
-        digest.update(np.ascontiguousarray(data.streamflow[row]))
-        digest.update(np.ascontiguousarray(table.numeric[row]))
+        # The calendar is that of all basins; a basin's own days are those with any weather.
+        own = np.flatnonzero(np.isfinite(data.forcing[row]).any(axis=1))
+        days = slice(own[0], own[-1] + 1)
+        digest = hashlib.blake2b(f"{data.dates[days.start]}{columns}".encode(), digest_size=16)
+        digest.update(data.forcing[row, days].tobytes())
+        digest.update(data.streamflow[row, days].tobytes())
+        digest.update(table.numeric[row].tobytes())
         digest.update("\x1f".join(table.categories[row]).encode())
         versions[gauge_id] = digest.digest()
     return versions

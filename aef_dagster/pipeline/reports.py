@@ -167,7 +167,7 @@ def tracked_run(
         },
         metrics={
             # MLflow keeps every digit; a score that is missing is no metric there.
-            **{name: scores[name] for name in METRICS if np.isfinite(scores[name])},
+            **{name: value for name in METRICS if np.isfinite(value := scores.get(name, np.nan))},
             "train_seconds": result.seconds,
             "peak_mb": result.peak_mb,
         },

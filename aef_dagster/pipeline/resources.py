@@ -8,7 +8,7 @@ Concept: https://docs.dagster.io/guides/build/external-resources
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import dagster as dg
 
@@ -68,7 +68,7 @@ class DatasetResource(dg.ConfigurableResource):
 class EmbeddingsResource(dg.ConfigurableResource):
     """The active route to AlphaEarth."""
 
-    source: str
+    source: Literal["table", "cog", "earth_engine"]
     path: str | None
 
     def open(self):

@@ -61,7 +61,8 @@ def collect_scores(
             if checkpoint.exists:
                 raise
     table = pd.DataFrame(rows, columns=COLUMNS)
-    return table.astype({"seed": "Int32", "k": "Int32", **dict.fromkeys(METRICS, float)})
+    types = {"seed": "Int32", "k": "Int32", **{name: "float64" for name in METRICS}}
+    return table.astype(types)
 
 
 def medians(scores: pd.DataFrame) -> pd.DataFrame:
@@ -109,7 +110,7 @@ def compare_published(scores: pd.DataFrame, reference_dir: str | None) -> pd.Dat
                     **dict(zip(CHOICE, choice, strict=True)),
                     "basins": len(shared),
                     "here": ours[shared.index].median(),
-                    **shared.median().to_dict(),
+                    **{str(name): value for name, value in shared.median().items()},
                 }
             )
     return pd.DataFrame(rows) if rows else None
@@ -118,9 +119,8 @@ def compare_published(scores: pd.DataFrame, reference_dir: str | None) -> pd.Dat
 def _rows(checkpoint: Checkpoint, asset: str, mlflow_run_of) -> Iterator[dict]:
     job, members = checkpoint.job(), checkpoint.members()
     asked = [request for request in checkpoint.requests() if request["asset"] == asset]
-    # The same choice asked for by several runs is one result: the first of them made it.
-    asked = {(request["space"], request["k"]): request for request in reversed(asked)}
-    for (space, k), request in sorted(asked.items()):
+    for request in sorted(asked, key=lambda request: (request["space"], request["k"])):
+        space, k = request["space"], request["k"]
         for scored in checkpoint.scores():
             yield {
                 **scored,

@@ -23,8 +23,15 @@ STOP_LIMIT_S = 30
 REPOSITORY = Path(__file__).parents[2]
 
 
-def serve(settings: Settings, tracking_uri: str, dagster_port: int, mlflow_port: int) -> None:
+def serve(
+    settings: Settings, tracking_uri: str, dagster_port: int, mlflow_port: int, runs_page: str
+) -> None:
     """Run both servers until Ctrl-C, SIGTERM, or the death of one of them.
+
+    Parameters
+    ----------
+    runs_page
+        The MLflow page to begin at, below its address.
 
     Raises
     ------
@@ -60,8 +67,8 @@ def serve(settings: Settings, tracking_uri: str, dagster_port: int, mlflow_port:
         pages = {"Dagster": "/server_info", "MLflow": "/health"}
         for name, page in pages.items():
             _wait_for(addresses[name] + page, name, processes, logs, stopped)
-        for name, address in addresses.items():
-            print(f"{name:<8} {address}", flush=True)
+        print(f"Dagster  {addresses['Dagster']}", flush=True)
+        print(f"MLflow   {addresses['MLflow']}{runs_page}", flush=True)
         print("Ctrl-C ends both", flush=True)
         while not stopped:
             _require_alive(processes, logs)

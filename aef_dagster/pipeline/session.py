@@ -147,7 +147,10 @@ class Session:
                   "donors", "scores")  # fmt: skip
         rows = [(f"warehouse: {table}", f"{self.warehouse.count(table):,} rows")
                 for table in tables]  # fmt: skip
-        for name, folder in (("forcings", self.home.forcings), ("streamflow", self.home.streamflow)):
+        for name, folder in (
+            ("forcings", self.home.forcings),
+            ("streamflow", self.home.streamflow),
+        ):
             rows.append((f"lake: {name}", f"{len(list(folder.glob('*.parquet'))):,} basins"))
         return pd.DataFrame(rows, columns=["what", "there"])
 

@@ -46,9 +46,7 @@ def embedding_frame(store: "Warehouse") -> pd.DataFrame:
 
 def similarity_matrix(store: "Warehouse", space: str) -> tuple[np.ndarray, list[str]]:
     """Similarity of one space as a square matrix, with its gauge ids."""
-    long = store.frame(
-        "SELECT gauge_id, other_id, cosine FROM similarity WHERE space = ?", [space]
-    )
+    long = store.frame("SELECT gauge_id, other_id, cosine FROM similarity WHERE space = ?", [space])
     _require(long, "similarity", f"similarity/{space}")
     square = long.pivot(index="gauge_id", columns="other_id", values="cosine").sort_index()
     square = square[square.index]

@@ -19,14 +19,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlparse
 
 from aef_dagster.errors import UserError
 
 EXPERIMENT = "aef_dagster"
 CONNECT_TIMEOUT_S = 5
-# Without it the MLflow pages open on an overview of language-model traces.
+# Without both, the MLflow pages open on an overview of language-model traces.
 _KIND_TAG = "mlflow.experimentKind"
+MODEL_PAGES = "workflowType=machine_learning"
 BATCH = 1000  # MLflow's own limit of metrics a call
 
 logger = logging.getLogger(__name__)
@@ -78,12 +80,17 @@ class Tracking:
     def __init__(self, uri: str, outbox: Path, artifacts: Path, page: str):
         self.uri, self.outbox, self.artifacts = uri, Path(outbox), Path(artifacts)
         self.page = page.rstrip("/")
-        self._client = None
+        self._client: tuple[Any, str] | None = None
 
     @property
     def ledger(self) -> Path:
         """Records that MLflow has, each with its run id."""
         return self.outbox / "sent"
+
+    def experiment_url(self) -> str:
+        """Page of all runs; connects."""
+        _client, experiment_id = self._connect()
+        return f"{self.page}/#/experiments/{experiment_id}/runs?{MODEL_PAGES}"
 
     def setup(self) -> None:
         """Make schema and experiment once: MLflow's first use is not safe in parallel."""
@@ -98,18 +105,16 @@ class Tracking:
 
     def run_id(self, key: str) -> str | None:
         """MLflow run of a record, None while it waits in the outbox."""
-        try:
-            return json.loads((self.ledger / f"{key}.json").read_text())["run_id"]
-        except FileNotFoundError:
-            return None
+        entry = self._entry(key)
+        return entry["run_id"] if entry else None
 
     def url(self, key: str) -> str | None:
         """Page of a record in the MLflow UI, None while it waits in the outbox."""
-        try:
-            sent = json.loads((self.ledger / f"{key}.json").read_text())
-        except FileNotFoundError:
+        sent = self._entry(key)
+        if sent is None:
             return None
-        return f"{self.page}/#/experiments/{sent['experiment_id']}/runs/{sent['run_id']}"
+        place = f"experiments/{sent['experiment_id']}/runs/{sent['run_id']}"
+        return f"{self.page}/#/{place}?{MODEL_PAGES}"
 
     def drain(self, on_sent: Callable[[str], None] | None = None) -> Drained:
         """Send what waits; stop at the first sign that MLflow cannot be reached.
@@ -128,7 +133,7 @@ class Tracking:
                         continue
                     run = TrackedRun(**json.loads(path.read_text()))
                     run_id = self._send(client, experiment_id, run)
-                    entry = {"run_id": run_id, "experiment_id": experiment_id}
+                    entry = {"run_id": run_id, "experiment_id": experiment_id, "uri": self.uri}
                     _write_json(self.ledger / path.name, entry)
                     path.unlink()
                     sent += 1
@@ -174,6 +179,14 @@ class Tracking:
         except Exception as error:  # noqa: BLE001 - a summary is never worth a training
             logger.warning("MLflow at %s: the summary was not written: %s", self.uri, error)
             return None
+
+    def _entry(self, key: str) -> dict | None:
+        """What the ledger knows of a record; what another store was told counts for nothing."""
+        try:
+            entry = json.loads((self.ledger / f"{key}.json").read_text())
+        except FileNotFoundError:
+            return None
+        return entry if entry["uri"] == self.uri else None
 
     def _send(self, client, experiment_id: str, run: TrackedRun) -> str:
         from mlflow.entities import Metric, Param, RunTag
@@ -225,7 +238,9 @@ class Tracking:
                 # A server keeps artifacts where it was told; only the SQLite store needs the place.
                 place = self.artifacts.as_uri() if self.uri.startswith("sqlite") else None
                 experiment_id = client.create_experiment(
-                    EXPERIMENT, artifact_location=place, tags={_KIND_TAG: "custom_model_development"}
+                    EXPERIMENT,
+                    artifact_location=place,
+                    tags={_KIND_TAG: "custom_model_development"},
                 )
             else:
                 experiment_id = found.experiment_id

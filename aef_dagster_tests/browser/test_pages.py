@@ -20,10 +20,15 @@ pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
 
 AEF = Path(sys.executable).with_name("aef")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-FLAGS = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-).split()
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 TARGET = "00901001"
 PATIENCE_MS = 120_000
 
@@ -58,7 +63,7 @@ def pages(environment):
         told += line
     family = psutil.Process(server.pid).children(recursive=True)
     assert len(family) >= 4
-    yield dict(zip(("dagster", "mlflow"), re.findall(r"http://\S+", told), strict=True))
+    yield dict(zip(("dagster", "mlflow"), re.findall(r"http://[^\s/]+", told), strict=True))
     server.send_signal(signal.SIGINT)
     assert server.wait(60) == 0
     server.stdout.close()
@@ -134,6 +139,6 @@ def test_links_lead_to_mlflow_and_back(page, pages):
     page.goto(back.get_attribute("href"))
     page.get_by_text("basin_models").first.wait_for()
 
-    page.goto(f"{pages['mlflow']}/#/experiments/1/runs")
+    page.goto(f"{pages['mlflow']}/#/experiments/1/runs?workflowType=machine_learning")
     page.get_by_text(f"{TARGET} aef").first.wait_for()
     keep(page, "mlflow-runs")

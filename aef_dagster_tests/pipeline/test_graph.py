@@ -59,7 +59,11 @@ def test_keys_groups_and_dependencies(definitions):
     for node in graph.asset_nodes:
         kind = None
         if node.partitions_def is not None:
-            kind = "basin" if isinstance(node.partitions_def, dg.StaticPartitionsDefinition) else "year"
+            kind = (
+                "basin"
+                if isinstance(node.partitions_def, dg.StaticPartitionsDefinition)
+                else "year"
+            )
         upstream = sorted(key.to_user_string() for key in node.parent_keys)
         found[node.key.to_user_string()] = (node.group_name, upstream, kind)
     assert found == GRAPH
@@ -82,9 +86,7 @@ def test_every_asset_has_a_card_owner_kind_and_version(definitions):
 
 
 def test_partitions_are_the_basins_of_the_dataset(definitions, real_data, tmp_path):
-    settings = load_settings(
-        dataset="camels_us", data_dir=real_data / "camels_us", home=tmp_path
-    )
+    settings = load_settings(dataset="camels_us", data_dir=real_data / "camels_us", home=tmp_path)
     graph = build_defs(settings).resolve_asset_graph()
     keys = graph.get(dg.AssetKey("basin_models")).partitions_def.get_partition_keys()
     assert len(keys) == 671

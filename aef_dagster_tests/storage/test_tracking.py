@@ -65,7 +65,7 @@ def test_a_record_becomes_a_run_nested_under_its_study(tracking, tmp_path):
     assert [p.path for p in client.list_artifacts(found["a"].info.run_id)] == ["hydrograph.png"]
     curve = client.get_metric_history(found["a"].info.run_id, "valid_nse")
     assert [(m.step, m.value) for m in curve] == [(0, 0.0), (1, 0.1), (2, 0.2)]
-    assert tracking.url("a").endswith(f"/runs/{found['a'].info.run_id}")
+    assert f"/runs/{found['a'].info.run_id}?" in tracking.url("a")
 
 
 def test_nothing_is_sent_twice(tracking):
@@ -85,6 +85,17 @@ def test_a_death_between_sending_and_the_ledger_is_healed(tracking):
     assert tracking.drain().sent == 1
     assert tracking.run_id("a") == run_id
     assert len(runs(tracking)) == 2
+
+
+def test_a_new_store_is_told_what_the_old_one_knew(tracking, tmp_path):
+    tracking.enqueue(record("a"))
+    tracking.drain()
+    (tmp_path / "other.db").write_bytes((tmp_path / "mlflow.db").read_bytes())
+    other = at(tmp_path, uri=f"sqlite:///{tmp_path}/other.db")
+    assert other.run_id("a") is None
+    other.enqueue(record("a"))
+    assert other.drain().sent == 1
+    assert len(runs(other)) == 2  # found by its tag: this store was a copy
 
 
 def test_a_dead_server_costs_seconds_and_loses_nothing(tracking, tmp_path):

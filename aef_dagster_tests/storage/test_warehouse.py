@@ -34,7 +34,9 @@ def test_a_slice_is_replaced_and_others_stay(warehouse):
     warehouse.replace("donors", donors("aef"), space="aef")
     warehouse.replace("donors", donors("random", 5), space="random")
     warehouse.replace("donors", donors("aef", 2), space="aef")
-    counts = warehouse.frame("SELECT space, count(*) AS n FROM donors GROUP BY space ORDER BY space")
+    counts = warehouse.frame(
+        "SELECT space, count(*) AS n FROM donors GROUP BY space ORDER BY space"
+    )
     assert counts.values.tolist() == [["aef", 2], ["random", 5]]
 
 
@@ -46,7 +48,9 @@ def test_ids_keep_their_leading_zero(warehouse):
 def test_columns_are_matched_by_name(warehouse):
     shuffled = donors("aef")[["cosine", "donor_id", "rank", "gauge_id", "space"]]
     warehouse.replace("donors", shuffled, space="aef")
-    assert warehouse.frame("SELECT donor_id FROM donors WHERE rank = 1")["donor_id"][0] == "01022500"
+    assert (
+        warehouse.frame("SELECT donor_id FROM donors WHERE rank = 1")["donor_id"][0] == "01022500"
+    )
 
 
 def test_a_failing_transaction_changes_nothing(warehouse):

@@ -11,8 +11,9 @@ import numpy as np
 
 from aef_dagster.embeddings.bands import BANDS
 from aef_dagster.embeddings.pooling import pool_years
+from aef_dagster.embeddings.table import MAX_NORM
 from aef_dagster.pipeline import metadata
-from aef_dagster.pipeline.config import EmbeddingPooling, EmbeddingYears
+from aef_dagster.pipeline.config import EmbeddingPooling, EmbeddingYears, chosen
 from aef_dagster.pipeline.partitions import aef_years
 from aef_dagster.pipeline.resources import EmbeddingsResource, HomeResource, WarehouseResource
 from aef_dagster.pipeline.versions import frame_version
@@ -122,7 +123,7 @@ def basin_embedding(
     """
     home.open()
     store = warehouse.open()
-    how = config.pooling.value
+    how = chosen(config.pooling)
     yearly = store.frame("SELECT * FROM aef_embeddings")
     if yearly.empty:
         gauge_ids = store.frame("SELECT gauge_id FROM basins")["gauge_id"].tolist()
@@ -162,6 +163,5 @@ def _bad_vectors(frame) -> str:
     """Sentence on vectors that must not be stored; empty when all are good."""
     values = frame[list(BANDS)].to_numpy(float)
     norm = frame["norm"].to_numpy(float)
-    # A mean of unit vectors cannot be longer than 1; float32 text leaves a little room.
-    wrong = ~np.isfinite(values).all(axis=1) | ~(norm > 0) | (norm > 1.001)
+    wrong = ~np.isfinite(values).all(axis=1) | ~(norm > 0) | (norm > MAX_NORM)
     return ", ".join(frame.loc[wrong, "gauge_id"].head(20))

@@ -4,6 +4,9 @@ Here: a factory that makes one pair of assets per space, each with its true upst
 Not here: how similarity is measured (similarity/).
 """
 
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
 import dagster as dg
 import pandas as pd
 
@@ -47,26 +50,42 @@ def _random(store: Warehouse, config: RandomSimilarity) -> tuple:
     return spaces.similarity_random(ids, config.seed), ids
 
 
-# space -> (how it is measured, its config, its upstream, what a reader should know)
+class Space(NamedTuple):
+    """How one space is measured, its config, its upstream, and what a reader should know."""
+
+    measure: Callable[[Warehouse, Any], tuple]
+    config: type[dg.Config]
+    upstream: str
+    meaning: str
+
+
 _SPACES = {
-    "attributes": (
-        _attributes, NoConfig, "attributes",
+    "attributes": Space(
+        _attributes,
+        NoConfig,
+        "attributes",
         "Cosine of the study's 17 catchment attributes, z-scored over all candidates; categories "
         "as indicator columns.",
     ),
-    "aef": (
-        _aef, AefSimilarity, "basin_embedding",
+    "aef": Space(
+        _aef,
+        AefSimilarity,
+        "basin_embedding",
         "Cosine of AlphaEarth vectors after subtracting the candidates' mean vector.",
     ),
-    "distance": (
-        _distance, NoConfig, "basins",
+    "distance": Space(
+        _distance,
+        NoConfig,
+        "basins",
         "Cosine of the angle between two gauges seen from the centre of the Earth: 1 = same place.",
     ),
-    "random": (
-        _random, RandomSimilarity, "basins",
+    "random": Space(
+        _random,
+        RandomSimilarity,
+        "basins",
         "Control: cosine of seeded random vectors. Donors picked here know nothing.",
     ),
-}  # fmt: skip
+}
 
 
 def _pair(space: str) -> list:
@@ -90,7 +109,11 @@ def _pair(space: str) -> list:
         description=f"How alike basins are in the space `{space}`. {meaning} Static descriptors "
         "only, never flow. Grain: one row a pair of basins.",
     )  # fmt: skip
-    def similarity(config: config_class, home: HomeResource, warehouse: WarehouseResource):
+    def similarity(
+        config: config_class,  # type: ignore[valid-type]
+        home: HomeResource,
+        warehouse: WarehouseResource,
+    ):
         home.open()
         store = warehouse.open()
         matrix, gauge_ids = measure(store, config)
@@ -102,7 +125,7 @@ def _pair(space: str) -> list:
                 "dagster/row_count": len(table),
                 "basins": len(gauge_ids),
                 "median_cosine": float(table["cosine"].median()),
-                **{name: str(value) for name, value in config.model_dump().items()},
+                **_choices(config),
                 "map_of_similarity": metadata.heatmap(matrix, f"similarity in `{space}`"),
             },
         )
@@ -141,6 +164,10 @@ def _pair(space: str) -> list:
 def build() -> list:
     """Assets of the group: a pair per space."""
     return [asset for space in _SPACES for asset in _pair(space)]
+
+
+def _choices(config: Any) -> dict[str, str]:
+    return {name: str(value) for name, value in config.model_dump().items()}
 
 
 def _valid_matrix(spec: dg.AssetCheckSpec, matrix) -> dg.AssetCheckResult:
