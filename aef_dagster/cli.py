@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from aef_dagster.basins.dataset import SAMPLE_FORCING
 from aef_dagster.errors import UserError
 
 HELP = """Simulate rivers without a gauge.
@@ -56,7 +57,7 @@ def demo() -> None:
     planted. `AEF_SAMPLE=null` is the same world without it.
     """
     started = time.monotonic()
-    session = _session(dataset="sample")
+    session = _session(dataset="sample", forcing=SAMPLE_FORCING)
     _print_table(session.prepare(), "what is there now")
     scores = session.train(session.basins, _training_config(study=DEMO_STUDY))
     _print_scores(scores)

@@ -161,7 +161,7 @@ def test_no_file_of_one_basin(tmp_path):
 
 def test_empty_folder_says_all_that_is_missing_and_where(tmp_path):
     layout = CamelsUS(tmp_path, "daymet").layout()
-    assert len(layout) == 10
+    assert len(layout) == 9
     assert not any(item.found for item in layout)
     assert all(item.hint and item.path.is_relative_to(tmp_path) for item in layout)
     with pytest.raises(UserError, match="camels_attributes_v2.0/camels_name.txt"):
