@@ -1,5 +1,6 @@
 # Two commands on a fresh machine with Python and make: `make demo`, `make test`.
 SHELL := /bin/bash
+.SHELLFLAGS := -o pipefail -c
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3
@@ -54,7 +55,7 @@ lint: setup  ## Check style, types and the definitions
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@$(BIN)/dg check defs --no-check-yaml 2>&1 | tail -1
+	@$(BIN)/dg check defs
 
 bench: setup  ## List the benchmarks, or run one: make bench NAME=ingest [RECORD=1]
 	@$(BIN)/python -m benchmarks $(NAME) $(if $(RECORD),--record)

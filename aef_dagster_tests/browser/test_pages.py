@@ -140,5 +140,6 @@ def test_links_lead_to_mlflow_and_back(page, pages):
     page.get_by_text("basin_models").first.wait_for()
 
     page.goto(f"{pages['mlflow']}/#/experiments/1/runs?workflowType=machine_learning")
+    study = page.get_by_text(re.compile("^run .*aef")).first
+    study.locator("xpath=ancestor::div[4]").locator("button").first.click()  # unfold its basins
     page.get_by_text(f"{TARGET} aef").first.wait_for()
-    keep(page, "mlflow-runs")
