@@ -17,6 +17,7 @@ from aef_dagster.errors import UserError
 from aef_dagster.pipeline.build import build_defs
 from aef_dagster.pipeline.config import TrainingConfig
 from aef_dagster.pipeline.instance import materialize, quiet_dagster, render_instance
+from aef_dagster.pipeline.partitions import aef_years
 from aef_dagster.pipeline.resources import build_resources, world_of
 from aef_dagster.settings import Settings
 from aef_dagster.similarity.donors import unknown_basin
@@ -87,7 +88,9 @@ class Session:
         self.basins  # noqa: B018 - the clear error comes before any work
         self._run(BASIN_ASSETS)
         source = open_source(self.settings.source, path=self._embeddings_path())
-        years = list(source.years())
+        # The running year has no partition yet: its layer cannot be finished.
+        finished = aef_years.get_partition_keys()
+        years = [year for year in source.years() if str(year) in finished]
         if years:
             self._run(["aef_embeddings"], {"aef_embeddings": {"years": years}})
         pairs = [f"{kind}/{space}" for space in SPACES for kind in ("similarity", "donors")]

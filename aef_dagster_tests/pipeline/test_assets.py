@@ -233,3 +233,46 @@ def test_training_before_donors_says_what_to_do(session, run):
         config={"basin_models": {"space": "distance"}},
     )  # fmt: skip
     assert "materialize `donors/distance` first" in failure_of(result).error.cause.message
+
+
+def test_prepare_leaves_a_year_without_partition_alone(session):
+    """A table may be ahead of the calendar: the running year is not a partition yet."""
+    (path,) = session.home.sample.rglob("*_2024.csv")
+    ahead = pd.read_csv(path).assign(year=2999)
+    ahead.to_csv(path.with_name("BasinEmbeddings_sample_2999.csv"), index=False)
+    session.prepare()
+    years = session.instance.get_materialized_partitions(dg.AssetKey("aef_embeddings"))
+    assert years == {str(year) for year in range(2017, 2025)}
+    assert session.warehouse.count("aef_embeddings") == 24 * 8
+
+
+def test_a_basin_without_flow_is_simulated_and_counted(session, run):
+    """An ungauged river for real: no flow, no score, and a simulation all the same."""
+    target = "00902002"
+    path = session.home.streamflow / f"{target}.parquet"
+    table = pd.read_parquet(path)
+    table.assign(streamflow=np.float32(np.nan)).to_parquet(path)
+    result = run("basin_models", partition_key=target)
+    assert result.success
+    (event,) = materializations(result)
+    assert event.metadata["n_days"].value == 0
+    assert "nse" not in event.metadata
+    assert run("basin_scores").success
+    row = session.warehouse.frame("SELECT nse, n_days FROM scores").iloc[0]
+    assert pd.isna(row["nse"])
+    assert row["n_days"] == 0
+
+
+def test_published_scores_stand_beside_ours(session, run, tmp_path, monkeypatch):
+    from aef_dagster.pipeline.scores import collect_scores, compare_published
+
+    target = "00901001"
+    assert run("basin_models", partition_key=target).success
+    scores = collect_scores(session.home.checkpoints, "basin_models", lambda key: None)
+    assert compare_published(scores, None) is None
+    (tmp_path / "published_nse_531.csv").write_text(
+        f"gauge_id,lstm,model_b\n{target},0.7,0.5\n01013500,0.1,0.1\n"
+    )
+    beside = compare_published(scores, str(tmp_path))
+    assert beside[["basins", "lstm", "model_b"]].values.tolist() == [[1, 0.7, 0.5]]
+    assert beside["here"][0] == pytest.approx(scores["nse"][0])
