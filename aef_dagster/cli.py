@@ -71,10 +71,11 @@ def doctor() -> None:
     from aef_dagster.embeddings.sources import open_source
     from aef_dagster.settings import load_settings, settings_table
     from aef_dagster.storage.home import Home
+    from aef_dagster.storage.tracking import masked
 
     settings = load_settings()
     rows = [
-        (name, str(getattr(settings, name.removeprefix("AEF_").lower()) or "-"), meaning)
+        (name, masked(str(getattr(settings, name.removeprefix("AEF_").lower()) or "-")), meaning)
         for name, _default, meaning in settings_table()
     ]
     _print_rows(("setting", "value", "meaning"), rows, "settings in force")
@@ -82,7 +83,7 @@ def doctor() -> None:
     found: list[tuple[str, str, str]] = []
     sample_dir = Home(settings.home).sample
     try:
-        if settings.dataset == "sample":
+        if settings.dataset == "sample" and settings.forcing == SAMPLE_FORCING:
             found.append(("sample", "ok", "made up on first use; nothing to download"))
         else:
             reader = open_dataset(
@@ -176,7 +177,7 @@ def simulate(
     """
     from aef_dagster.pipeline.simulations import newest_simulation, write_simulation
 
-    session = _session()
+    session = _session(existing=True)
     (gauge_id,) = session.known([gauge_id])
     found = newest_simulation(session.home.checkpoints, gauge_id, space=space, k=k)
     path = output or session.home.root / "simulations" / f"{gauge_id}_{found.job_hash}.csv"
@@ -189,12 +190,14 @@ def simulate(
 @app.command()
 def sync() -> None:
     """Send MLflow what it could not be told while it was away; nothing is sent twice."""
-    session = _session()
+    from aef_dagster.storage.tracking import masked
+
+    session = _session(existing=True)
     drained = session.sync()
     if drained.error:
         raise UserError(
             f"{drained.sent} sent, {drained.waiting} still wait: {drained.error}. Start MLflow at "
-            f"{session.tracking.uri}, then run `aef sync` again"
+            f"{masked(session.tracking.uri)}, then run `aef sync` again"
         )
     print(f"{drained.sent} sent, {drained.waiting} waiting")
 
@@ -213,11 +216,15 @@ def dev(
     serve(session.settings, session.tracking.uri, dagster_port, mlflow_port, runs_page)
 
 
-def _session(**overrides):
+def _session(*, existing: bool = False, **overrides):
+    """A session; with `existing`, only on a home that is there."""
     from aef_dagster.pipeline.session import Session
     from aef_dagster.settings import load_settings
 
-    return Session(load_settings(**overrides))
+    settings = load_settings(**overrides)
+    if existing and not (settings.home / "world.json").exists():
+        raise UserError(f"{settings.home} is no home yet; run `aef prepare` first, or set AEF_HOME")
+    return Session(settings)
 
 
 def _training_config(**choices):

@@ -22,6 +22,14 @@ def _absolute(path: Path) -> Path:
     return Path(os.path.abspath(path.expanduser()))  # noqa: PTH100 - `..` collapsed, links kept
 
 
+def _absolute_store(uri: str) -> str:
+    prefix = "sqlite:///"
+    return (
+        prefix + str(_absolute(Path(uri.removeprefix(prefix)))) if uri.startswith(prefix) else uri
+    )
+
+
+Store = Annotated[str, AfterValidator(_absolute_store)]
 Folder = Annotated[Path, AfterValidator(_absolute)]
 
 
@@ -57,7 +65,7 @@ class Settings(BaseSettings):
     reference_dir: Folder | None = Field(
         None, description="Folder with published scores (`published_nse_531.csv`), for comparison."
     )
-    tracking_uri: str | None = Field(
+    tracking_uri: Store | None = Field(
         None, description="MLflow tracking store; by default the SQLite file in the home."
     )
     mlflow_url: str = Field(
@@ -70,7 +78,8 @@ class Settings(BaseSettings):
         "auto", description="Where to train. `cuda` never falls back to the CPU silently."
     )
     executor: Literal["in_process", "multiprocess", "ray", "k8s"] = Field(
-        "in_process", description="Dagster executor for every run of this code location."
+        "in_process",
+        description="Dagster executor of runs that the pages or the daemon start.",
     )
 
     def export(self) -> None:

@@ -63,6 +63,13 @@ def test_a_folder_without_data_is_one_sentence(aef, tmp_path):
     refused(answer, "camels_name.txt", "aef doctor")
 
 
+def test_a_command_without_data_does_not_bind_the_home(aef, tmp_path):
+    refused(aef("prepare", AEF_DATASET="camels_us"), "AEF_DATA_DIR is not set")
+    refused(aef("prepare", AEF_FORCING="maurer"), "AEF_FORCING=daymet")
+    refused(aef("simulate", "00901001"), "is no home yet")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_misspelt_setting_is_one_sentence(aef):
     refused(aef("prepare", AEF_DATASETS="x"), "did you mean AEF_DATASET")
 

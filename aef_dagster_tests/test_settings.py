@@ -48,9 +48,15 @@ def test_an_empty_variable_is_the_default(monkeypatch):
     assert load_settings().dataset == "sample"
 
 
+def test_a_relative_tracking_store_is_made_absolute(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("AEF_TRACKING_URI", "sqlite:///runs/ml.db")
+    assert load_settings().tracking_uri == f"sqlite:///{tmp_path}/runs/ml.db"
+
+
 def test_every_setting_is_described_and_documented():
     readme = (Path(__file__).parents[1] / "docs" / "settings.md").read_text()
     for name, _default, meaning in settings_table():
-        assert meaning.endswith(".") or meaning.endswith(").") or meaning
+        assert meaning.endswith(".")
         assert f"`{name}`" in readme
         assert meaning in readme

@@ -193,6 +193,18 @@ class CamelsUS:
         text = self._read(store, members, gauge_id, "streamflow file")
         return parse_streamflow(text, store.label(members[gauge_id]), gauge_id, area_km2)
 
+    def gauged_ids(self) -> set[str]:
+        """Basins that have a streamflow file.
+
+        Raises
+        ------
+        UserError
+            When the dataset has no streamflow at all.
+        """
+        if self._streamflow_files is None:
+            raise self._missing(self._streamflow_item())
+        return set(self._streamflow_files[1])
+
     def layout(self) -> list[LayoutItem]:
         """What the dataset needs and whether it is where it must be, for `aef doctor`."""
         items = [self._forcing_item(), self._streamflow_item()]

@@ -100,6 +100,8 @@ def ingest_streamflow(
 ) -> IngestReport:
     """Write the streamflow of each basin in mm/day to `<folder>/<gauge_id>.parquet`.
 
+    A basin without a streamflow file is a river without a gauge: it is no error and gets no file.
+
     Parameters
     ----------
     dataset
@@ -128,8 +130,11 @@ def ingest_streamflow(
     def read(gauge_id: str) -> tuple[Columns, dict[str, float]]:
         return _columns(dataset.read_streamflow(gauge_id, area.get(gauge_id, np.nan))), {}
 
-    ids = catalog["gauge_id"] if gauge_ids is None else gauge_ids
-    return _ingest(read, ids, Path(folder), on_progress, None)
+    ids = list(catalog["gauge_id"] if gauge_ids is None else gauge_ids)
+    gauged = dataset.gauged_ids()
+    for gauge_id in set(ids) - gauged:  # what an earlier file left is not this dataset's
+        (Path(folder) / f"{gauge_id}.parquet").unlink(missing_ok=True)
+    return _ingest(read, [i for i in ids if i in gauged], Path(folder), on_progress, None)
 
 
 def _ingest(

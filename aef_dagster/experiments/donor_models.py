@@ -4,30 +4,32 @@ Here: from ranked donors to training jobs. Not here: how donors are ranked (simi
 are trained (models/), who asked for them (pipeline/).
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import pandas as pd
 
 from aef_dagster.basins.periods import Periods
 from aef_dagster.models.jobs import BUDGETS, RECIPES, TrainingJob
-from aef_dagster.similarity.donors import top_k
+from aef_dagster.similarity.donors import top_k, unknown_basin
 
 
-def donors_of(ranked: pd.DataFrame, target: str, k: int, usable: Iterable[str]) -> tuple[str, ...]:
-    """The k most similar donors that can be trained on.
+def donors_of(ranked: Mapping[str, pd.DataFrame], target: str, k: int) -> tuple[str, ...]:
+    """The k most similar donors of a target.
 
     Parameters
     ----------
     ranked
-        gauge_id, rank, donor_id, cosine.
-    usable
-        Basins with weather, flow and static inputs; the others are passed over, and the next most
-        similar takes their place.
+        Per target the donors that can be trained on: gauge_id, rank, donor_id, cosine. Where some
+        were passed over, the next most similar take their place.
+
+    Raises
+    ------
+    UserError
+        The target has no donors, or fewer than k.
     """
-    allowed = set(usable)
-    candidates = ranked[(ranked["gauge_id"] == target) & ranked["donor_id"].isin(allowed)]
-    candidates = candidates.assign(rank=range(1, len(candidates) + 1))
-    return top_k(candidates if len(candidates) else ranked, target, k)
+    if target not in ranked:
+        raise unknown_basin(target, list(ranked))
+    return top_k(ranked[target], target, k)
 
 
 def plan(

@@ -140,15 +140,24 @@ class Checkpoint:
         folder = self.folder / "requests"
         folder.mkdir(exist_ok=True)
         path = folder / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
-        if not path.exists():
+        if path.exists():
+            path.touch()  # asked for again
+        else:
             partial = path.with_suffix(f".{uuid.uuid4().hex}")
             partial.write_text(text, encoding="utf-8")
             partial.replace(path)
 
     def requests(self) -> list[dict[str, Any]]:
-        """All labels given to `add_request`, in a fixed order."""
-        paths = sorted((self.folder / "requests").glob("*.json"))
-        return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+        """All labels given to `add_request`, each with `asked_at`, when it was last given.
+
+        Seconds since 1970; sorted by it.
+        """
+        paths = (self.folder / "requests").glob("*.json")
+        labels = [
+            json.loads(path.read_text(encoding="utf-8")) | {"asked_at": path.stat().st_mtime}
+            for path in paths
+        ]
+        return sorted(labels, key=lambda label: label["asked_at"])
 
     def _json(self, name: str) -> Any:
         try:

@@ -74,9 +74,9 @@ def train(inputs: JobInputs, report: Report = lambda phase, update: None) -> Tra
     job = inputs.job
     recipe, budget = job.recipe, job.budget
     torch.set_num_threads(job.threads)
-    # Every random number of a job comes from its hash, through numpy: so an engine on another
+    # Every random number of a job comes from its key, through numpy: so an engine on another
     # device can draw the same ones, and torch's global state is neither read nor set.
-    first, windows, noise, validated = np.random.default_rng(int(job.hash, 16)).spawn(4)
+    first, windows, noise, validated = np.random.default_rng(job.random_key).spawn(4)
     network = BasinLSTM(len(inputs.scaler.forcing_names), inputs.scaler.static_size, budget.hidden)
     network.initialise(recipe.forget_bias, first)
     # Fused: one pass over all parameters instead of a dozen small operations on each.
@@ -201,6 +201,7 @@ class _Batches:
         self._sampler = WindowSampler(
             (inputs.streamflow[row] for row in inputs.donor_rows),
             inputs.train,
+            inputs.first,
             job.budget.window,
             self._warmup,
             windows,

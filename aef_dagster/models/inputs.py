@@ -32,6 +32,9 @@ class JobInputs:
         Rows of the job's donors and targets in these arrays.
     donor_statics, target_statics
         Scaled static inputs, float32 [donor or target, static].
+    first
+        Position of the first day with weather of all the job's basins: nothing earlier is used,
+        whatever other basins lie beside them.
     train, valid, test
         Positions of the three periods.
     """
@@ -44,6 +47,7 @@ class JobInputs:
     target_rows: NDArray[np.int64]
     donor_statics: NDArray[np.float32]
     target_statics: NDArray[np.float32]
+    first: int
     train: slice
     valid: slice
     test: slice
@@ -53,7 +57,7 @@ class JobInputs:
 
         Where the record begins later than that, by as many as there are.
         """
-        return slice(max(0, days.start - self.job.recipe.spinup_days), days.stop)
+        return slice(max(self.first, days.start - self.job.recipe.spinup_days), days.stop)
 
 
 def prepare(job: TrainingJob, data: TrainingData) -> JobInputs:
@@ -68,8 +72,11 @@ def prepare(job: TrainingJob, data: TrainingData) -> JobInputs:
     periods, table = job.periods, data.representation(job.representation)
     train = data.span(periods.train_start, periods.train_end)
     test = data.span(periods.test_start, periods.test_end)
+    basins = np.union1d(donors, targets)
+    # Not beyond the training period: a basin whose record begins later has a gap, and is named.
+    first = min(max(_first_day(data.forcing[row]) for row in basins), train.start)
     earliest = train.start - job.recipe.warmup_days(job.budget.window)
-    refuse_gaps(data, np.union1d(donors, targets), slice(max(0, earliest), test.stop))
+    refuse_gaps(data, basins, slice(max(first, earliest), test.stop))
     scaler = Scaler.fit(
         job.donors,
         data.forcing_names,
@@ -87,10 +94,16 @@ def prepare(job: TrainingJob, data: TrainingData) -> JobInputs:
         target_rows=targets,
         donor_statics=scaler.scale_statics(table.take(donors)),
         target_statics=scaler.scale_statics(table.take(targets)),
+        first=first,
         train=train,
         valid=data.span(periods.valid_start, periods.valid_end),
         test=test,
     )
+
+
+def _first_day(forcing: NDArray[np.float32]) -> int:
+    """Position of the first day with all forcings; 0 without any (`refuse_gaps` says so)."""
+    return int(np.argmax(np.isfinite(forcing).all(axis=1)))
 
 
 def refuse_gaps(data: TrainingData, rows: NDArray[np.int64], days: slice) -> None:

@@ -28,6 +28,8 @@ class WindowSampler:
         Observed flow per donor, shape [date], over the whole record; NaN = missing.
     train
         Positions of the training period.
+    first_day
+        Position of the first day that a window may begin on.
     window, warmup
         Days per window, and how many of them come before the loss.
     rng
@@ -43,11 +45,12 @@ class WindowSampler:
         self,
         streamflow: Iterable[NDArray[np.float32]],
         train: slice,
+        first_day: int,
         window: int,
         warmup: int,
         rng: np.random.Generator,
     ):
-        first = max(0, train.start - warmup)
+        first = max(first_day, train.start - warmup)
         last = train.stop - window
         if last < first:
             raise UserError(

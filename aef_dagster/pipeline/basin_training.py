@@ -118,14 +118,14 @@ def _result(
         donors=plan.donors[target],
         seconds=sum(outcome.seconds for outcome in outcomes if not outcome.reused),
         basin_days=sum(outcome.basin_days for outcome in outcomes if not outcome.reused),
-        peak_mb=max(outcome.peak_mb for outcome in outcomes),
         reused=all(outcome.reused for outcome in outcomes),
     )
 
 
 def _label(checkpoint: Checkpoint, label: dict) -> None:
     """Note who asked, once per choice of donors: the run that made it stays on record."""
-    asked = ("asset", "space", "k")
-    known = [[request[name] for name in asked] for request in checkpoint.requests()]
-    if [label[name] for name in asked] not in known:
-        checkpoint.add_request(label)
+    for request in checkpoint.requests():
+        if all(request[name] == label[name] for name in ("asset", "space", "k")):
+            del request["asked_at"]
+            label = request
+    checkpoint.add_request(label)

@@ -9,9 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import dagster as dg
+from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
+from dagster._core.storage.partition_status_cache import AssetPartitionStatus
 
 from aef_dagster.errors import UserError
 from aef_dagster.models.checkpoints import Checkpoint
+from aef_dagster.models.data import TrainingData
+from aef_dagster.models.jobs import TrainingJob
+from aef_dagster.models.scalers import Scaler
 
 no_leakage = dg.AssetCheckSpec(
     "no_leakage",
@@ -21,8 +26,8 @@ no_leakage = dg.AssetCheckSpec(
 complete = dg.AssetCheckSpec(
     "complete",
     asset="basin_models",
-    description="Every basin of the run has a checkpoint with a finite simulation of each test "
-    "day.",
+    description="Every basin asked for has a checkpoint with a finite simulation of each test day, "
+    "and none is left failed.",
 )
 
 
@@ -42,44 +47,75 @@ def refuse_blocked_donors(instance: dg.DagsterInstance, space: str) -> None:
     ]
     latest = instance.event_log_storage.get_latest_asset_check_execution_by_key(keys)
     for key, record in latest.items():
-        evaluation = record.evaluation
-        if evaluation is not None and not evaluation.passed:
+        asset = key.asset_key.to_user_string()
+        if record.status == AssetCheckExecutionRecordStatus.PLANNED:
             raise UserError(
-                f"the blocking check {key.name} of {key.asset_key.to_user_string()} failed last "
-                "time; mend its cause and materialize it again before training"
+                f"{asset} is being materialized, or its last run died before its check "
+                f"{key.name}; wait for it, or materialize it again, before training"
+            )
+        if record.status == AssetCheckExecutionRecordStatus.FAILED:
+            raise UserError(
+                f"the blocking check {key.name} of {asset} failed last time; mend its cause and "
+                "materialize it again before training"
             )
 
 
-def check_leakage(checkpoints: Path, hashes: Sequence[str]) -> dg.AssetCheckResult:
-    """Read back what was written: targets, donors, and the basins that gave the scaler."""
-    leaking = []
-    for job_hash in hashes:
-        checkpoint = Checkpoint.open(checkpoints, job_hash)
-        job = checkpoint.job()
-        fitted_on = set(checkpoint.scaler().donor_flow_std)
-        if set(job.targets) & set(job.donors) or not fitted_on <= set(job.donors):
-            leaking.append(job_hash)
+def check_leakage(
+    checkpoints: Path, jobs: Sequence[TrainingJob], data: TrainingData
+) -> dg.AssetCheckResult:
+    """Fit each scaler again from donors and training days alone; the one in use must equal it."""
+    leaking = [job.hash for job in jobs if _leaks(Checkpoint.open(checkpoints, job.hash), data)]
     return dg.AssetCheckResult(
         asset_key="basin_models",
         check_name=no_leakage.name,
-        passed=not leaking,
-        metadata={"jobs": len(hashes), "leaking": ", ".join(leaking[:20])},
+        passed=bool(jobs) and not leaking,
+        metadata={"jobs": len(jobs), "leaking": ", ".join(leaking[:20])},
     )
 
 
 def check_complete(
-    checkpoints: Path, hashes: dict[str, list[str]], asked: Sequence[str]
+    instance: dg.DagsterInstance,
+    partitions: dg.PartitionsDefinition,
+    checkpoints: Path,
+    hashes: dict[str, list[str]],
+    asked: Sequence[str],
 ) -> dg.AssetCheckResult:
-    """Every asked basin has a finite simulation."""
-    missing = [gauge_id for gauge_id in asked if gauge_id not in hashes]
+    """Every asked basin has a finite simulation, and no basin is left failed by an earlier run."""
+    missing = {gauge_id for gauge_id in asked if gauge_id not in hashes}
     for gauge_id, job_hashes in hashes.items():
         for job_hash in job_hashes:
             simulation = Checkpoint.open(checkpoints, job_hash).simulation()
             if simulation.empty or simulation["sim"].isna().any():
-                missing.append(gauge_id)
+                missing.add(gauge_id)
+    keys = partitions.get_partition_keys()
+    status = instance.get_status_by_partition(dg.AssetKey("basin_models"), keys, partitions) or {}
+    failed = {
+        key
+        for key, found in status.items()
+        if found == AssetPartitionStatus.FAILED and key not in hashes
+    }
+    bad = sorted(missing | failed)
     return dg.AssetCheckResult(
         asset_key="basin_models",
         check_name=complete.name,
-        passed=not missing,
-        metadata={"basins": len(asked), "missing": ", ".join(missing[:20])},
+        passed=not bad,
+        metadata={"basins": len(asked), "missing": ", ".join(bad[:20])},
     )
+
+
+def _leaks(checkpoint: Checkpoint, data: TrainingData) -> bool:
+    try:
+        job, used = checkpoint.job(), checkpoint.scaler()
+    except UserError:  # a job that refuses to exist: its target is among its donors
+        return True
+    train = data.span(job.periods.train_start, job.periods.train_end)
+    donors = data.rows(job.donors)
+    allowed = Scaler.fit(
+        job.donors,
+        data.forcing_names,
+        (data.forcing[row, train] for row in donors),
+        (data.streamflow[row, train] for row in donors),
+        data.representation(job.representation).take(donors),
+        job.recipe.static_limit,
+    )
+    return allowed.to_json() != used.to_json()

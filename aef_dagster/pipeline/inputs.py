@@ -5,7 +5,7 @@ Not here: the planning of jobs (experiments/) and the training (models/).
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,15 +13,15 @@ import pandas as pd
 
 from aef_dagster.basins.cube import load_cube
 from aef_dagster.basins.dataset import FORCINGS
-from aef_dagster.basins.periods import default_periods
+from aef_dagster.basins.periods import Periods, default_periods
 from aef_dagster.errors import UserError
 from aef_dagster.experiments.donor_models import donors_of, plan
 from aef_dagster.models.data import TrainingData
 from aef_dagster.models.jobs import TrainingJob
-from aef_dagster.models.statics import static_table
+from aef_dagster.models.statics import COLUMNS, static_table
 from aef_dagster.pipeline.config import TrainingChoice
 from aef_dagster.storage.home import Home
-from aef_dagster.storage.tables import attribute_frame, donor_frame, embedding_frame
+from aef_dagster.storage.tables import attribute_frame, donor_frame, embedding_frame, marks
 from aef_dagster.storage.warehouse import Warehouse
 
 
@@ -46,6 +46,12 @@ class BasinPlan:
     data: TrainingData
     refused: dict[str, str]
 
+    def title(self, choice: TrainingChoice) -> str:
+        """The choice in one line, with what its results are made of."""
+        job = next(iter(self.jobs.values()))[0]
+        made_of = [mark for mark in ("sample", "surrogate") if getattr(job, mark)]
+        return choice.title + (f" [{', '.join(made_of)}]" if made_of else "")
+
 
 def plan_basins(
     home: Home,
@@ -62,17 +68,17 @@ def plan_basins(
     UserError
         An upstream table is empty, or no target can be trained at all.
     """
+    periods = default_periods(dataset)
+    statics = _static_frames(store, choice.representation)
+    targets_of, donors_of_run = _usable(home, store, statics, periods)
     ranked = donor_frame(store, choice.space)
-    statics = _static_frames(store)
-    with_weather = {path.stem for path in home.forcings.glob("*.parquet")}
-    with_flow = {path.stem for path in home.streamflow.glob("*.parquet")}
-    described = set(statics["attributes"].index) & set(statics["embedding"].index)
-    usable = with_weather & with_flow & described
+    ranked = ranked[ranked["donor_id"].isin(donors_of_run)]
+    by_target = {str(target): rows for target, rows in ranked.groupby("gauge_id")}
     donors, refused = {}, {}
     for target in targets:
         try:
-            _require_usable(store, target, usable)
-            donors[target] = donors_of(ranked, target, choice.k, usable)
+            _require_usable(store, target, targets_of)
+            donors[target] = donors_of(by_target, target, choice.k)
         except UserError as error:
             refused[target] = str(error)
     if not donors:
@@ -81,9 +87,8 @@ def plan_basins(
     needed = sorted(set(donors).union(*donors.values()))
     data = _training_data(home, needed, choice.representation, statics)
     versions = _versions(data, choice.representation)
-    flags = store.frame("SELECT bool_or(sample) AS sample FROM basins").iloc[0]
-    told = "aef" in choice.representation or choice.representation == "shuffled"
-    surrogate = bool(statics["surrogate"]) and (told or choice.space == "aef")
+    told_embedding = "embedding" in COLUMNS.get(choice.representation, {})
+    made_of = marks(store, choice.space, told_embedding=told_embedding)
     jobs = {
         target: plan(
             target,
@@ -91,32 +96,52 @@ def plan_basins(
             seeds=choice.seeds,
             dataset=dataset,
             forcing=forcing,
-            periods=default_periods(dataset),
+            periods=periods,
             representation=choice.representation,
             recipe=choice.recipe,
             budget=choice.budget,
             version_of=lambda basins, _representation: _combine(versions, basins),
-            sample=bool(flags["sample"]),
-            surrogate=surrogate,
+            **made_of,
         )
         for target, chosen in donors.items()
     }
     return BasinPlan(jobs, donors, data, refused)
 
 
-def _static_frames(store: Warehouse) -> dict:
-    embedding = embedding_frame(store)
-    surrogate = store.frame("SELECT bool_or(surrogate) AS surrogate FROM basin_embedding")
-    return {
-        "attributes": attribute_frame(store, "published"),
-        "climate": attribute_frame(store, "training_period"),
-        "embedding": embedding,
-        "surrogate": surrogate["surrogate"][0],
+def _static_frames(store: Warehouse, representation: str) -> dict[str, pd.DataFrame]:
+    """The tables that a representation reads; the others stay empty."""
+    readers: dict[str, Callable[[], pd.DataFrame]] = {
+        "attributes": lambda: attribute_frame(store, "published"),
+        "climate": lambda: attribute_frame(store, "training_period"),
+        "embedding": lambda: embedding_frame(store),
     }
+    read = COLUMNS.get(representation, {})
+    return {name: reader() if name in read else pd.DataFrame() for name, reader in readers.items()}
+
+
+def _usable(
+    home: Home, store: Warehouse, statics: dict[str, pd.DataFrame], periods: Periods
+) -> tuple[set[str], set[str]]:
+    """Basins that can be targets (weather, static inputs), and of these, those that can be donors.
+
+    A donor needs observed flow in the training period; a target needs none, for it is simulated as
+    if it had no gauge. But a target whose flow file is damaged stays excluded until it is mended.
+    """
+    described = {path.stem for path in home.forcings.glob("*.parquet")}
+    for frame in statics.values():
+        described &= set(frame.index) if len(frame) else described
+    with_flow = store.frame(
+        "SELECT gauge_id FROM streamflow WHERE date BETWEEN ? AND ? AND streamflow IS NOT NULL "
+        "GROUP BY gauge_id",
+        [periods.train_start, periods.train_end],
+    )
+    damaged = store.frame("SELECT gauge_id FROM exclusions")["gauge_id"]
+    targets = described - set(damaged)
+    return targets, targets & set(with_flow["gauge_id"])
 
 
 def _training_data(
-    home: Home, gauge_ids: list[str], representation: str, statics: dict
+    home: Home, gauge_ids: list[str], representation: str, statics: dict[str, pd.DataFrame]
 ) -> TrainingData:
     cube = load_cube(home.forcings, home.streamflow, gauge_ids)
     forcing = np.stack([cube[name].values for name in FORCINGS], axis=-1)
@@ -169,7 +194,7 @@ def _require_usable(store: Warehouse, target: str, usable: set[str]) -> None:
     known: pd.Series = store.frame("SELECT gauge_id FROM basins")["gauge_id"]
     if target in set(known):
         raise UserError(
-            f"basin {target} lacks forcings, flow, attributes or an embedding; materialize them "
+            f"basin {target} lacks forcings, attributes or an embedding; materialize them "
             "(`aef prepare`) and see the coverage check of aef_embeddings"
         )
     raise UserError(f"basin {target} is unknown; `aef doctor` says which dataset is in force")

@@ -19,6 +19,7 @@ from aef_dagster.settings import Settings
 # A link to the file at the top of the checkout; a wheel gets a copy.
 TEMPLATE = Path(__file__).parents[1] / "dagster.yaml"
 _OWN_FOLDER = "var/dagster"
+_HEADER = "# Rendered by aef from the checkout's dagster.yaml, again at each command."
 
 
 def render_instance(settings: Settings) -> Path:
@@ -28,9 +29,10 @@ def render_instance(settings: Settings) -> Path:
     text = TEMPLATE.read_text().replace(_OWN_FOLDER, str(folder))
     yaml.safe_load(text)  # a home whose name breaks the file should fail here
     target = folder / "dagster.yaml"
-    if not target.exists() or target.read_text() != text:
+    # A file that someone wrote for this home (PostgreSQL, another launcher) is theirs.
+    if not target.exists() or target.read_text().startswith(_HEADER):
         temporary = target.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_text(text)
+        temporary.write_text(f"{_HEADER} To change it, delete this line.\n{text}")
         temporary.replace(target)
     return folder
 

@@ -6,6 +6,7 @@ partitions by themselves. Not here: what an asset reports (its own body).
 
 import base64
 import math
+from collections.abc import Mapping
 
 import dagster as dg
 import pandas as pd
@@ -48,6 +49,12 @@ def numbers(values: dict) -> dict[str, float]:
         for name, value in values.items()
         if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     }
+
+
+def marked(made_of: Mapping[str, bool]) -> str:
+    """Prefix of a title: what the picture is made of, where that is not published data."""
+    found = [name for name, yes in made_of.items() if yes]
+    return f"[{', '.join(found)}] " if found else ""
 
 
 def _cell(value) -> str:

@@ -10,6 +10,7 @@ Not here: asset logic. Concept: https://docs.dagster.io/guides/build/partitions-
 import dagster as dg
 
 from aef_dagster.basins.dataset import basin_ids
+from aef_dagster.errors import UserError
 from aef_dagster.settings import Settings
 
 FIRST_AEF_YEAR = "2017"
@@ -19,9 +20,43 @@ aef_years = dg.TimeWindowPartitionsDefinition(
 )
 
 
+def asked_partitions(context: dg.AssetExecutionContext, named: list[str]) -> list[str]:
+    """Keys a run is for: its partitions, or those named in its config.
+
+    Config can name any keys for one run; Dagster itself can ask for one or for a range.
+
+    Raises
+    ------
+    UserError
+        Both are given and differ, a key is no partition, or neither is given.
+    """
+    partitions = context.assets_def.partitions_def
+    of_run = list(context.partition_keys) if context.has_partition_key_range else []
+    if context.has_partition_key:
+        of_run = [context.partition_key]
+    if of_run and named and set(of_run) != set(named):
+        raise UserError(
+            f"the run was asked for {_some(of_run)}, but its config names {_some(named)}: leave "
+            "one of them out"
+        )
+    keys = named or of_run
+    unknown = set(keys).difference(partitions.get_partition_keys() if partitions else ())
+    if unknown or not keys:
+        raise UserError(
+            f"{_some(sorted(unknown))} is no partition of this asset"
+            if unknown
+            else "nothing was asked for: choose partitions, or name them in the config"
+        )
+    return keys
+
+
 def basin_partitions(settings: Settings) -> dg.StaticPartitionsDefinition:
     """Partition keys are gauge ids; none where the dataset's list is not found.
 
     An empty set still loads, so that the page opens and `basins` can say what is missing.
     """
     return dg.StaticPartitionsDefinition(list(basin_ids(settings.dataset, settings.data_dir)))
+
+
+def _some(keys: list[str]) -> str:
+    return ", ".join(keys[:5]) + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")

@@ -3,9 +3,11 @@
 Here: from a checkpoint to metadata and to a tracked run. Not here: training, scoring, drawing.
 """
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import dagster as dg
 import numpy as np
@@ -28,6 +30,7 @@ class BasinResult:
     """One finished target: its checkpoint (of one model or of the ensemble), and its members.
 
     `seconds` and `basin_days` are of this run's training: 0 where everything was reused.
+    `Checkpoint.run` tells what it once cost.
     """
 
     gauge_id: str
@@ -36,7 +39,6 @@ class BasinResult:
     donors: Sequence[str]
     seconds: float
     basin_days: float
-    peak_mb: float
     reused: bool
 
     @property
@@ -103,18 +105,8 @@ def tracked_run(
         Key and name of the parent run.
     """
     job, scores = result.members[0], result.scores
-    simulation = result.checkpoint.simulation()
-    picture = result.checkpoint.folder / "hydrograph.png"
-    if not picture.exists():
-        title = f"{_marked(job)}{result.gauge_id}: {choice.title}"
-        picture.write_bytes(
-            hydrograph_png(
-                simulation["date"].to_numpy(),
-                simulation["obs"].to_numpy(),
-                simulation["sim"].to_numpy(),
-                title=title,
-            )
-        )
+    cost = result.checkpoint.run()  # of the training, also where this run only reused it
+    picture = _hydrograph_file(result, choice, job)
     tags = {
         "gauge_id": result.gauge_id,
         "dataset": job.dataset,
@@ -146,7 +138,7 @@ def tracked_run(
         parent_key=study[0],
         parent_name=study[1],
         name=f"{result.gauge_id} {choice.space}",
-        started=now - result.seconds,
+        started=now - cost["seconds"],
         ended=now,
         tags=tags,
         parent_tags={
@@ -168,8 +160,8 @@ def tracked_run(
         metrics={
             # MLflow keeps every digit; a score that is missing is no metric there.
             **{name: value for name in METRICS if np.isfinite(value := scores.get(name, np.nan))},
-            "train_seconds": result.seconds,
-            "peak_mb": result.peak_mb,
+            "train_seconds": cost["seconds"],
+            "peak_mb": cost["peak_mb"],
         },
         curve=curve,
         artifacts=[str(picture), str(result.checkpoint.folder / "job.json")],
@@ -180,6 +172,25 @@ def score_table(scores: dict) -> str:
     """All metrics of one basin with their meaning, as Markdown."""
     rows = [(name, scores.get(name, float("nan")), METRIC_TEXT[name]) for name in METRICS]
     return metadata.markdown_table(pd.DataFrame(rows, columns=["metric", "value", "meaning"]))
+
+
+def _hydrograph_file(result: BasinResult, choice: TrainingChoice, job: TrainingJob) -> Path:
+    """The picture for MLflow, one a choice of donors: its title names them."""
+    path = result.checkpoint.folder / "figures" / f"{choice.space}-k{choice.k}" / "hydrograph.png"
+    if not path.exists():
+        simulation = result.checkpoint.simulation()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_suffix(f".{os.getpid()}.tmp")
+        unfinished.write_bytes(
+            hydrograph_png(
+                simulation["date"].to_numpy(),
+                simulation["obs"].to_numpy(),
+                simulation["sim"].to_numpy(),
+                title=f"{_marked(job)}{result.gauge_id}: {choice.title}",
+            )
+        )
+        unfinished.replace(path)
+    return path
 
 
 def _svg(result: BasinResult, simulation: pd.DataFrame, scores: dict) -> str:
@@ -198,5 +209,4 @@ def _svg(result: BasinResult, simulation: pd.DataFrame, scores: dict) -> str:
 
 
 def _marked(job: TrainingJob) -> str:
-    marks = [name for name in ("sample", "surrogate") if getattr(job, name)]
-    return f"[{', '.join(marks)}] " if marks else ""
+    return metadata.marked({"sample": job.sample, "surrogate": job.surrogate})

@@ -16,7 +16,7 @@ from aef_dagster.basins.dataset import open_dataset, sample_folder
 from aef_dagster.embeddings.sources import open_source
 from aef_dagster.settings import Settings
 from aef_dagster.storage.home import Home
-from aef_dagster.storage.tracking import Tracking
+from aef_dagster.storage.tracking import Tracking, masked
 from aef_dagster.storage.warehouse import Warehouse
 
 
@@ -130,7 +130,7 @@ def build_resources(settings: Settings) -> dict[str, Any]:
             source=settings.source, path=str(embeddings) if embeddings else None
         ),
         "tracking": TrackingResource(
-            uri=tracking_uri(settings),
+            uri=_without_secret(tracking_uri(settings)),
             outbox=str(home.outbox),
             artifacts=str(home.mlflow_artifacts),
             page=settings.mlflow_url,
@@ -145,6 +145,17 @@ def build_resources(settings: Settings) -> dict[str, Any]:
     }
 
 
+def open_tracking(settings: Settings) -> Tracking:
+    """MLflow of the settings, outside of a Dagster run."""
+    home = Home(settings.home)
+    return Tracking(tracking_uri(settings), home.outbox, home.mlflow_artifacts, settings.mlflow_url)
+
+
 def tracking_uri(settings: Settings) -> str:
     """The MLflow store in force: the setting, or the SQLite file of the home."""
     return settings.tracking_uri or f"sqlite:///{Home(settings.home).mlflow_db}"
+
+
+def _without_secret(uri: str) -> Any:
+    """Resource config is shown in the pages: an address with a password is read at run time."""
+    return dg.EnvVar("AEF_TRACKING_URI") if masked(uri) != uri else uri

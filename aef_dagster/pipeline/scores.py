@@ -1,8 +1,8 @@
 """From checkpoints to the table of scores.
 
-Here: reading what training left, one row per result and choice of donors, and summaries of it.
+Here: reading what training left, one row per result and choice of donors.
 `basin_models` itself never opens the warehouse: its runs would queue for the lock.
-Not here: metrics (evaluation/), the asset.
+Not here: metrics and summaries (evaluation/), the asset.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,13 +12,14 @@ import pandas as pd
 
 from aef_dagster.errors import DataFileError
 from aef_dagster.evaluation.metrics import METRICS
-from aef_dagster.evaluation.statistics import bootstrap_median, summarise
+from aef_dagster.evaluation.summaries import CHOICE
 from aef_dagster.models.checkpoints import Checkpoint
+from aef_dagster.models.jobs import CODE_VERSION
 
-CHOICE = ["space", "k", "representation", "recipe", "budget", "n_members"]
 COLUMNS = [
-    "job_hash", "asset", "dataset", "gauge_id", "role", *CHOICE, "seed", "period_start",
-    "period_end", "n_days", *METRICS, "surrogate", "sample", "mlflow_run_id", "dagster_run_id",
+    "job_hash", "asset", "dataset", "gauge_id", "role", *CHOICE, "seed", "asked_at", "current",
+    "period_start", "period_end", "n_days", *METRICS, "surrogate", "sample", "mlflow_run_id",
+    "dagster_run_id",
 ]  # fmt: skip
 
 
@@ -28,9 +29,11 @@ def result_key(job_hash: str, space: str, k: int) -> str:
 
 
 def all_checkpoints(root: Path) -> Iterator[Checkpoint]:
-    """Every checkpoint that somebody asked for, in a fixed order."""
+    """Every checkpoint of this version of the training code that somebody asked for."""
     for folder in sorted(root.glob("*/requests")):
-        yield Checkpoint.open(root, folder.parent.name)
+        checkpoint = Checkpoint.open(root, folder.parent.name)
+        if checkpoint.record()["code_version"] == CODE_VERSION:
+            yield checkpoint
 
 
 def collect_scores(
@@ -50,7 +53,8 @@ def collect_scores(
     Returns
     -------
     DataFrame
-        The columns of the table `scores`; missing scores are NaN.
+        The columns of the table `scores`; missing scores are NaN. `current` marks, of several
+        results of one basin, choice and seed, the one asked for last.
     """
     rows = []
     for checkpoint in all_checkpoints(checkpoints):
@@ -60,60 +64,12 @@ def collect_scores(
             # A damaged checkpoint is set aside and trained again when next asked for.
             if checkpoint.exists:
                 raise
-    table = pd.DataFrame(rows, columns=COLUMNS)
+    table = pd.DataFrame(rows, columns=COLUMNS).sort_values("asked_at", ignore_index=True)
+    # Data that changed gave another job: the one asked for last is the one in force.
+    table["current"] = ~table.duplicated(["gauge_id", *CHOICE, "seed"], keep="last")
+    table["asked_at"] = pd.to_datetime(table["asked_at"], unit="s")
     types = {"seed": "Int32", "k": "Int32", **{name: "float64" for name in METRICS}}
     return table.astype(types)
-
-
-def medians(scores: pd.DataFrame) -> pd.DataFrame:
-    """Per choice: number of basins, median NSE with its interval, and the other summaries."""
-    rows = []
-    for choice, group in scores.groupby(CHOICE, dropna=False):
-        nse = group["nse"].to_numpy()
-        found = summarise(nse)
-        _median, low, high = bootstrap_median(nse)
-        rows.append(
-            {
-                **dict(zip(CHOICE, choice, strict=True)),
-                "basins": found["n"],
-                "unscored": found["n_missing"],
-                "median NSE": found["median"],
-                "95 % from": low,
-                "to": high,
-                "mean NSE": found["mean"],
-                "share below 0": found["share_below_0"],
-                "median KGE": group["kge"].median(),
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def compare_published(scores: pd.DataFrame, reference_dir: str | None) -> pd.DataFrame | None:
-    """Median NSE beside published ones, on the same basins; None where none are at hand.
-
-    Parameters
-    ----------
-    reference_dir
-        Folder with `published_nse_531.csv`: gauge_id and one column a published model.
-    """
-    path = Path(reference_dir) / "published_nse_531.csv" if reference_dir else None
-    if path is None or not path.exists():
-        return None
-    published = pd.read_csv(path, dtype={"gauge_id": str}).set_index("gauge_id")
-    rows = []
-    for choice, group in scores.groupby(CHOICE, dropna=False):
-        ours = group.groupby("gauge_id")["nse"].median()
-        shared = published.loc[published.index.intersection(ours.index)]
-        if len(shared):
-            rows.append(
-                {
-                    **dict(zip(CHOICE, choice, strict=True)),
-                    "basins": len(shared),
-                    "here": ours[shared.index].median(),
-                    **{str(name): value for name, value in shared.median().items()},
-                }
-            )
-    return pd.DataFrame(rows) if rows else None
 
 
 def _rows(checkpoint: Checkpoint, asset: str, mlflow_run_of) -> Iterator[dict]:
@@ -134,6 +90,7 @@ def _rows(checkpoint: Checkpoint, asset: str, mlflow_run_of) -> Iterator[dict]:
                 "budget": job.budget.name,
                 "n_members": len(members),
                 "seed": job.seed if len(members) == 1 else None,
+                "asked_at": request["asked_at"],
                 "surrogate": request["surrogate"],
                 "sample": request["sample"],
                 "mlflow_run_id": mlflow_run_of(result_key(checkpoint.hash, space, k)),

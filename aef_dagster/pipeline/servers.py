@@ -38,17 +38,19 @@ def serve(
     UserError
         A port is taken, or a server did not start or died by itself.
     """
-    addresses = {
-        "Dagster": f"http://{HOST}:{dagster_port}",
-        "MLflow": f"http://{HOST}:{mlflow_port}",
-    }
-    for port, name in ((dagster_port, "dagster"), (mlflow_port, "mlflow")):
-        _require_free(port, name)
+    own_mlflow = not tracking_uri.startswith("http")  # else a server of its own is running
+    addresses = {"Dagster": f"http://{HOST}:{dagster_port}", "MLflow": settings.mlflow_url}
+    _require_free(dagster_port, "dagster")
+    if own_mlflow:
+        addresses["MLflow"] = f"http://{HOST}:{mlflow_port}"
+        _require_free(mlflow_port, "mlflow")
     environment = os.environ | {
         # Links that assets write must lead to the pages of this command.
         "AEF_DAGSTER_URL": addresses["Dagster"],
         "AEF_MLFLOW_URL": addresses["MLflow"],
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        # Not an argument: an address may hold a password, and arguments are for all to see.
+        "MLFLOW_BACKEND_STORE_URI": tracking_uri,
         # Job execution would add seven processes that nothing here uses.
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     }
@@ -57,7 +59,9 @@ def serve(
     stopped = _stop_on_signals()
     processes: dict[str, subprocess.Popen] = {}
     try:
-        for name, command in _commands(settings, tracking_uri, dagster_port, mlflow_port).items():
+        for name, command in _commands(settings, dagster_port, mlflow_port).items():
+            if name == "MLflow" and not own_mlflow:
+                continue
             with (logs / f"{name.lower()}.log").open("ab") as log:
                 processes[name] = subprocess.Popen(
                     command, cwd=REPOSITORY, env=environment, stdout=log, stderr=log,
@@ -66,6 +70,8 @@ def serve(
         print(f"starting; logs are in {logs}", flush=True)
         pages = {"Dagster": "/server_info", "MLflow": "/health"}
         for name, page in pages.items():
+            if name not in processes:
+                continue
             _wait_for(addresses[name] + page, name, processes, logs, stopped)
         print(f"Dagster  {addresses['Dagster']}", flush=True)
         print(f"MLflow   {addresses['MLflow']}{runs_page}", flush=True)
@@ -77,13 +83,11 @@ def serve(
         _stop_all(processes)
 
 
-def _commands(
-    settings: Settings, tracking_uri: str, dagster_port: int, mlflow_port: int
-) -> dict[str, list[str]]:
+def _commands(settings: Settings, dagster_port: int, mlflow_port: int) -> dict[str, list[str]]:
     python = Path(sys.executable)
     mlflow = [
         str(python.with_name("mlflow")), "server", "--host", HOST, "--port", str(mlflow_port),
-        "--backend-store-uri", tracking_uri, "--workers", "1",
+        "--workers", "1",
         "--artifacts-destination", str(settings.home / "mlflow-artifacts"),
     ]  # fmt: skip
     dagster = [

@@ -11,14 +11,14 @@ from pathlib import Path
 import dagster as dg
 import pandas as pd
 
-from aef_dagster.basins.dataset import basin_ids
+from aef_dagster.basins.dataset import SAMPLE_FORCING, basin_ids
 from aef_dagster.embeddings.sources import open_source
 from aef_dagster.errors import UserError
 from aef_dagster.pipeline.build import build_defs
 from aef_dagster.pipeline.config import TrainingConfig
 from aef_dagster.pipeline.instance import materialize, quiet_dagster, render_instance
 from aef_dagster.pipeline.partitions import aef_years
-from aef_dagster.pipeline.resources import build_resources, world_of
+from aef_dagster.pipeline.resources import build_resources, open_tracking, world_of
 from aef_dagster.settings import Settings
 from aef_dagster.similarity.donors import unknown_basin
 from aef_dagster.similarity.spaces import SPACES
@@ -41,6 +41,7 @@ class Session:
     def __init__(self, settings: Settings):
         self.settings = settings
         self.home = Home(settings.home)
+        self._require_dataset()
         self.home.claim(world_of(settings.dataset, settings.sample, settings.forcing))
         settings.export()
         render_instance(settings)
@@ -64,28 +65,15 @@ class Session:
     @cached_property
     def tracking(self) -> Tracking:
         """MLflow, behind its outbox."""
-        return build_resources(self.settings)["tracking"].open()
+        return open_tracking(self.settings)
 
     @property
     def basins(self) -> tuple[str, ...]:
-        """Gauge ids of the dataset.
-
-        Raises
-        ------
-        UserError
-            The dataset's list of basins was not found.
-        """
-        found = basin_ids(self.settings.dataset, self.settings.data_dir)
-        if not found:
-            raise UserError(
-                f"no basins: camels_name.txt was not found in {self.settings.data_dir}; "
-                "`aef doctor` says what must go where"
-            )
-        return found
+        """Gauge ids of the dataset."""
+        return basin_ids(self.settings.dataset, self.settings.data_dir)
 
     def prepare(self) -> pd.DataFrame:
         """Everything up to donors, with all years that the source has; a table of what is there."""
-        self.basins  # noqa: B018 - the clear error comes before any work
         self._run(BASIN_ASSETS)
         source = open_source(self.settings.source, path=self._embeddings_path())
         # The running year has no partition yet: its layer cannot be finished.
@@ -133,15 +121,15 @@ class Session:
         return self.scores(targets, choice)
 
     def scores(self, targets: Sequence[str], choice) -> pd.DataFrame:
-        """Latest scores of some basins under one choice: ensembles where there are seeds."""
+        """Scores in force of some basins under one choice: ensembles where there are seeds."""
         table = self.warehouse.frame(
-            "SELECT * FROM scores WHERE asset = 'basin_models' AND space = ? AND k = ? "
+            "SELECT * FROM scores WHERE asset = 'basin_models' AND current AND space = ? AND k = ? "
             "AND representation = ? AND recipe = ? AND budget = ? AND n_members = ? "
             "AND (n_members > 1 OR seed = 0)",
             [choice.space, choice.k, choice.representation, choice.recipe, choice.budget,
              choice.seeds],
         )  # fmt: skip
-        latest = table.drop_duplicates("gauge_id", keep="last").set_index("gauge_id")
+        latest = table.set_index("gauge_id")
         return latest.loc[[target for target in targets if target in latest.index]].reset_index()
 
     def contents(self) -> pd.DataFrame:
@@ -175,6 +163,23 @@ class Session:
             if gauge_id not in self.basins:
                 raise unknown_basin(gauge_id, self.basins)
         return padded
+
+    def _require_dataset(self) -> None:
+        """Refuse settings without data before the home is bound to them."""
+        settings = self.settings
+        if settings.dataset == "sample" and settings.forcing != SAMPLE_FORCING:
+            raise UserError(
+                f"the sample has the forcing {SAMPLE_FORCING} only: set AEF_FORCING="
+                f"{SAMPLE_FORCING}, or AEF_DATASET=camels_us for real basins"
+            )
+        if not self.basins:
+            where = f"in AEF_DATA_DIR={settings.data_dir}" if settings.data_dir else (
+                "anywhere: AEF_DATA_DIR is not set"
+            )  # fmt: skip
+            raise UserError(
+                f"no basins: camels_name.txt was not found {where}; `aef doctor` says what must go "
+                "where"
+            )
 
     def _run(self, selection, config: dict | None = None) -> None:
         materialize(

@@ -7,8 +7,9 @@ import hashlib
 
 import pandas as pd
 
-# When a row was fetched says nothing of what it holds.
-_NOT_CONTENT = ("fetched_at",)
+# When and from which file a row came says nothing of what it holds: a year appended to a file must
+# not make the other years of that file new.
+_NOT_CONTENT = ("fetched_at", "source_file", "source_sha256", "source_files")
 
 
 def frame_version(frame: pd.DataFrame) -> str:

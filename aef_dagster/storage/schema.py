@@ -26,7 +26,7 @@ TABLES = {
         sample BOOLEAN, fetched_at TIMESTAMP, PRIMARY KEY (gauge_id, year)""",
     "basin_embedding": f"""
         gauge_id VARCHAR PRIMARY KEY, n_years INTEGER, years VARCHAR, pooling VARCHAR, norm FLOAT,
-        {_BANDS}, surrogate BOOLEAN, sample BOOLEAN""",
+        {_BANDS}, route VARCHAR, source_files VARCHAR, surrogate BOOLEAN, sample BOOLEAN""",
     "similarity": """
         space VARCHAR, gauge_id VARCHAR, other_id VARCHAR, cosine FLOAT""",
     "donors": """
@@ -36,7 +36,8 @@ TABLES = {
     "scores": f"""
         job_hash VARCHAR, asset VARCHAR, dataset VARCHAR, design VARCHAR, fold INTEGER,
         gauge_id VARCHAR, role VARCHAR, space VARCHAR, k INTEGER, representation VARCHAR,
-        recipe VARCHAR, budget VARCHAR, seed INTEGER, n_members INTEGER, period_start DATE,
+        recipe VARCHAR, budget VARCHAR, seed INTEGER, n_members INTEGER, asked_at TIMESTAMP,
+        current BOOLEAN, period_start DATE,
         period_end DATE, n_days INTEGER, {_METRICS}, surrogate BOOLEAN, sample BOOLEAN,
         mlflow_run_id VARCHAR, dagster_run_id VARCHAR""",
 }

@@ -27,7 +27,7 @@ def attribute_frame(store: "Warehouse", origin: str) -> pd.DataFrame:
     long = store.frame(
         "SELECT gauge_id, attribute, value, category FROM attributes WHERE origin = ?", [origin]
     )
-    _require(long, "attributes", "attributes")
+    require_rows(long, "attributes", "attributes")
     numeric = long.pivot(index="gauge_id", columns="attribute", values="value")
     text = long.pivot(index="gauge_id", columns="attribute", values="category")
     is_text = text.notna().any()
@@ -40,14 +40,14 @@ def attribute_frame(store: "Warehouse", origin: str) -> pd.DataFrame:
 def embedding_frame(store: "Warehouse") -> pd.DataFrame:
     """The vector of each basin: index gauge_id, sorted; columns A00..A63."""
     frame = store.frame(f"SELECT gauge_id, {', '.join(BANDS)} FROM basin_embedding")
-    _require(frame, "basin_embedding", "basin_embedding")
+    require_rows(frame, "basin_embedding", "basin_embedding")
     return frame.set_index("gauge_id").sort_index()
 
 
 def similarity_matrix(store: "Warehouse", space: str) -> tuple[np.ndarray, list[str]]:
     """Similarity of one space as a square matrix, with its gauge ids."""
     long = store.frame("SELECT gauge_id, other_id, cosine FROM similarity WHERE space = ?", [space])
-    _require(long, "similarity", f"similarity/{space}")
+    require_rows(long, "similarity", f"similarity/{space}")
     square = long.pivot(index="gauge_id", columns="other_id", values="cosine").sort_index()
     square = square[square.index]
     return square.to_numpy(), square.index.tolist()
@@ -60,11 +60,29 @@ def donor_frame(store: "Warehouse", space: str) -> pd.DataFrame:
         "ORDER BY gauge_id, rank",
         [space],
     )
-    _require(frame, "donors", f"donors/{space}")
+    require_rows(frame, "donors", f"donors/{space}")
     return frame
 
 
-def _require(frame: pd.DataFrame, table: str, asset: str) -> None:
+def marks(store: "Warehouse", space: str, *, told_embedding: bool = False) -> dict[str, bool]:
+    """Whether sample data, and whether stand-in embeddings, are behind what a space leads to.
+
+    Parameters
+    ----------
+    space
+        Where donors are picked.
+    told_embedding
+        Whether the network is told the embedding as well.
+    """
+    sample = store.frame("SELECT bool_or(sample) AS mark FROM basins")["mark"][0]
+    if space != "aef" and not told_embedding:
+        return {"sample": bool(sample), "surrogate": False}
+    surrogate = store.frame("SELECT bool_or(surrogate) AS mark FROM basin_embedding")["mark"][0]
+    return {"sample": bool(sample), "surrogate": bool(surrogate)}
+
+
+def require_rows(frame: pd.DataFrame, table: str, asset: str) -> None:
+    """Refuse an empty answer, naming the asset that fills the table."""
     if frame.empty:
         raise UserError(
             f"the table `{table}` is empty; materialize `{asset}` first (or run `aef prepare`)"

@@ -26,6 +26,7 @@ from aef_dagster.errors import UserError
 
 EXPERIMENT = "aef_dagster"
 CONNECT_TIMEOUT_S = 5
+SILENCE_S = 60  # after a failure: a dead MLflow costs 5 s now and then, not 5 s a basin
 # Without both, the MLflow pages open on an overview of language-model traces.
 _KIND_TAG = "mlflow.experimentKind"
 MODEL_PAGES = "workflowType=machine_learning"
@@ -38,7 +39,8 @@ logger = logging.getLogger(__name__)
 class TrackedRun:
     """What MLflow shall know of one trained basin.
 
-    `key` names it for good (job hash, space and k); `parent_key` the study it belongs to.
+    `key` names it for good (job hash, space and k); `parent_key` the study it belongs to. Quotes
+    in them become primes: MLflow's search cannot escape them.
     """
 
     key: str
@@ -53,6 +55,10 @@ class TrackedRun:
     metrics: dict[str, float] = field(default_factory=dict)
     curve: list[tuple[str, int, float]] = field(default_factory=list)
     artifacts: list[str] = field(default_factory=list)
+
+    def __post_init__(self):
+        for name in ("key", "parent_key"):
+            object.__setattr__(self, name, getattr(self, name).replace("'", "\u2032"))
 
 
 @dataclass(frozen=True)
@@ -81,6 +87,7 @@ class Tracking:
         self.uri, self.outbox, self.artifacts = uri, Path(outbox), Path(artifacts)
         self.page = page.rstrip("/")
         self._client: tuple[Any, str] | None = None
+        self._silent_until = 0.0
 
     @property
     def ledger(self) -> Path:
@@ -124,6 +131,8 @@ class Tracking:
         waiting = sorted(self.outbox.glob("*.json"))
         if not waiting:
             return Drained(0, 0)
+        if time.monotonic() < self._silent_until:
+            return Drained(0, len(waiting), "MLflow did not answer a moment ago")
         sent = 0
         try:
             with self._alone():
@@ -131,9 +140,15 @@ class Tracking:
                 for path in waiting:
                     if not path.exists():  # another process sent it while we waited for the lock
                         continue
-                    run = TrackedRun(**json.loads(path.read_text()))
+                    run = self._read(path)
+                    if run is None:
+                        continue
                     run_id = self._send(client, experiment_id, run)
-                    entry = {"run_id": run_id, "experiment_id": experiment_id, "uri": self.uri}
+                    entry = {
+                        "run_id": run_id,
+                        "experiment_id": experiment_id,
+                        "uri": masked(self.uri),
+                    }
                     _write_json(self.ledger / path.name, entry)
                     path.unlink()
                     sent += 1
@@ -141,9 +156,11 @@ class Tracking:
                         on_sent(run.key)
         except Exception as error:  # noqa: BLE001 - MLflow raises a dozen types; all mean "later"
             left = len(list(self.outbox.glob("*.json")))
-            cause = str(error).splitlines()[0] if str(error) else type(error).__name__
+            self._client, self._silent_until = None, time.monotonic() + SILENCE_S
+            cause = str(error).replace(self.uri, masked(self.uri)).partition("\n")[0]
+            cause = cause or type(error).__name__
             logger.warning("MLflow at %s: %s. %d results wait in %s; `aef sync` sends them",
-                           self.uri, cause, left, self.outbox)  # fmt: skip
+                           masked(self.uri), cause, left, self.outbox)  # fmt: skip
             return Drained(sent, left, cause)
         return Drained(sent, len(list(self.outbox.glob("*.json"))))
 
@@ -177,7 +194,19 @@ class Tracking:
                 self._attach(client, parent.info.run_id, name, content)
             return parent.info.run_id
         except Exception as error:  # noqa: BLE001 - a summary is never worth a training
-            logger.warning("MLflow at %s: the summary was not written: %s", self.uri, error)
+            logger.warning("MLflow: the summary was not written: %s", type(error).__name__)
+            return None
+
+    def _read(self, path: Path) -> TrackedRun | None:
+        """A waiting record; one that is no record is set aside, so that it blocks no other."""
+        try:
+            return TrackedRun(**json.loads(path.read_text()))
+        except (ValueError, TypeError) as error:
+            refused = self.outbox / "refused"
+            refused.mkdir(exist_ok=True)
+            path.replace(refused / path.name)
+            logger.warning("%s is no record for MLflow (%s): set aside in %s",
+                           path.name, error, refused)  # fmt: skip
             return None
 
     def _entry(self, key: str) -> dict | None:
@@ -186,7 +215,7 @@ class Tracking:
             entry = json.loads((self.ledger / f"{key}.json").read_text())
         except FileNotFoundError:
             return None
-        return entry if entry["uri"] == self.uri else None
+        return entry if entry["uri"] == masked(self.uri) else None
 
     def _send(self, client, experiment_id: str, run: TrackedRun) -> str:
         from mlflow.entities import Metric, Param, RunTag
@@ -257,8 +286,8 @@ class Tracking:
                 pass
         elif address.scheme in ("", "file"):
             raise UserError(
-                f"AEF_TRACKING_URI={self.uri}: MLflow no longer takes folders; use sqlite:///FILE "
-                "or the address of a server"
+                f"AEF_TRACKING_URI={masked(self.uri)}: MLflow no longer takes folders; use "
+                "sqlite:///FILE or the address of a server"
             )
 
     def _find(self, client, experiment_id: str, tag: str, value: str):
@@ -287,7 +316,7 @@ def _search(client, experiment_id: str, tag: str, value: str, limit: int | None 
     while True:
         page = client.search_runs(
             [experiment_id],
-            f"tags.`{tag}` = '{value}'",
+            f"tags.`{tag}` = '{value}'",  # keys of ours hold no quote: see TrackedRun
             max_results=limit or BATCH,
             page_token=token,
         )
@@ -301,3 +330,11 @@ def _write_json(path: Path, content: dict) -> None:
     temporary = path.with_suffix(f".{os.getpid()}.{time.monotonic_ns()}.tmp")
     temporary.write_text(json.dumps(content))
     temporary.replace(path)
+
+
+def masked(uri: str) -> str:
+    """An address without the password that may stand in it."""
+    address = urlparse(uri)
+    if address.password is None:
+        return uri
+    return uri.replace(f":{address.password}@", ":***@")

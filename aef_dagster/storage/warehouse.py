@@ -129,6 +129,11 @@ class Warehouse:
     def _ensure_schema(self, connection: "duckdb.DuckDBPyConnection") -> None:
         for table, columns in TABLES.items():
             connection.execute(f"CREATE TABLE IF NOT EXISTS {table} ({columns})")
+            # A home of an earlier version gains the columns that were added since.
+            for column in columns.split("PRIMARY KEY (")[0].split(","):
+                if column.strip():
+                    definition = column.replace("PRIMARY KEY", "")
+                    connection.execute(f"ALTER TABLE {table} ADD COLUMN IF NOT EXISTS {definition}")
         for index in INDEXES:
             connection.execute(index)
         # Views hold absolute paths, so a home that was moved heals at the next write.

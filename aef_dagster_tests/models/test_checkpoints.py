@@ -137,7 +137,11 @@ def test_requests_are_kept_once_each(write):
     one, other = {"space": "aef", "k": 100}, {"space": "random", "k": 100}
     for label in (one, other, dict(reversed(one.items()))):
         checkpoint.add_request(label)
-    assert sorted(checkpoint.requests(), key=str) == sorted([one, other], key=str)
+    found = checkpoint.requests()
+    times = [request.pop("asked_at") for request in found]
+    # `one` was asked for last, and kept once.
+    assert found == [other, one]
+    assert times == sorted(times)
     assert checkpoint.exists
 
 

@@ -8,7 +8,7 @@ TRAIN, WINDOW, WARMUP = slice(30, 100), 20, 8
 
 
 def sampler(flow, seed=0, train=TRAIN):
-    return WindowSampler(flow, train, WINDOW, WARMUP, np.random.default_rng(seed))
+    return WindowSampler(flow, train, 0, WINDOW, WARMUP, np.random.default_rng(seed))
 
 
 def test_the_loss_never_sees_a_day_outside_the_training_period():

@@ -1,11 +1,15 @@
 """The assets on a real instance: what they leave, what they report, what they refuse."""
 
+import json
+from pathlib import Path
+
 import dagster as dg
 import numpy as np
 import pandas as pd
 import pytest
 
 from aef_dagster.embeddings.bands import BANDS
+from aef_dagster.pipeline.config import TrainingConfig
 from aef_dagster.storage.warehouse import Warehouse
 
 
@@ -86,20 +90,59 @@ def test_a_year_again_changes_nothing(session, run):
 
 
 def test_a_year_that_the_source_lacks_is_named(session, run):
-    result = run("aef_embeddings", config={"aef_embeddings": {"years": [2031]}})
-    assert "no embeddings of 2031" in failure_of(result).error.cause.message
+    result = run("aef_embeddings", config={"aef_embeddings": {"years": [2025]}})
+    assert "no embeddings of 2025" in failure_of(result).user_failure_data.description
 
 
-def test_bad_vectors_are_not_stored_and_block(session, run):
+def test_one_bad_year_is_not_stored_and_costs_no_other(session, run):
     (path,) = session.home.sample.rglob("*_2019.csv")
     table = pd.read_csv(path)
     table.loc[3, list(BANDS)] *= 1.5  # no mean of unit vectors is this long
     table.to_csv(path, index=False)
-    stored = session.warehouse.frame("SELECT * FROM aef_embeddings WHERE year = 2019")
-    result = run("aef_embeddings", config={"aef_embeddings": {"years": [2019]}})
+    store = session.warehouse
+    stored = store.frame("SELECT * FROM aef_embeddings WHERE year = 2019 ORDER BY gauge_id")
+    with store.write() as connection:
+        connection.execute("DELETE FROM aef_embeddings WHERE year = 2020")
+    result = run("aef_embeddings", config={"aef_embeddings": {"years": [2018, 2019, 2020]}})
     assert not result.success
-    again = session.warehouse.frame("SELECT * FROM aef_embeddings WHERE year = 2019")
+    check = evaluations(result)["complete_and_finite"]
+    assert not check.passed
+    assert path.name in check.metadata["2019"].text
+    again = store.frame("SELECT * FROM aef_embeddings WHERE year = 2019 ORDER BY gauge_id")
     pd.testing.assert_frame_equal(stored, again)
+    assert [m.partition for m in materializations(result, "aef_embeddings")] == ["2018", "2020"]
+    assert store.count("aef_embeddings") == 24 * 8
+
+
+def test_coverage_looks_at_all_years_not_only_at_the_last_run(session, run):
+    store = session.warehouse
+    with store.write() as connection:
+        connection.execute("DELETE FROM aef_embeddings WHERE year = 2017 AND gauge_id = '00901001'")
+    result = run("aef_embeddings", config={"aef_embeddings": {"years": [2018]}})
+    check = evaluations(result)["coverage"]
+    assert not check.passed
+    assert check.metadata["2017"].text == "00901001"
+
+
+def test_what_an_earlier_source_left_is_not_pooled(session, run):
+    for path in session.home.sample.rglob("*_201[789].csv"):
+        path.unlink()
+    assert run("basin_embedding").success
+    pooled = session.warehouse.frame("SELECT DISTINCT years, n_years FROM basin_embedding")
+    assert pooled.values.tolist() == [["2020-2024", 5]]
+
+
+def test_a_finished_mean_keeps_its_origin(session, run):
+    paths = sorted(session.home.sample.rglob("BasinEmbeddings_sample_*.csv"))
+    mean = pd.read_csv(paths[0]).drop(columns="year")
+    for path in paths:
+        path.unlink()
+    mean.to_csv(paths[0].with_name("finished_surrogate.csv"), index=False)
+    assert run("basin_embedding").success
+    stored = session.warehouse.frame(
+        "SELECT DISTINCT route, source_files, surrogate, n_years FROM basin_embedding"
+    )
+    assert stored.values.tolist() == [["table", "finished_surrogate.csv", True, 0]]
 
 
 def test_pooling_as_the_study_did_it_is_recorded(session, run):
@@ -138,7 +181,8 @@ def test_one_bad_file_excludes_one_basin_and_says_where(session, run):
     # mended, it comes back and the exclusion is gone
     corrupt(session, path.name, 50, path.read_text().splitlines()[48].replace(" 14 ", " 15 ", 1))
     run("forcings")
-    assert session.warehouse.count("exclusions") in (0, 1)
+    assert session.warehouse.count("exclusions") == 0
+    assert len(list(session.home.forcings.glob("*.parquet"))) == 24
 
 
 def test_a_backfill_run_keeps_good_basins_and_fails_the_bad(session, run):
@@ -224,6 +268,79 @@ def test_training_is_refused_on_donors_whose_check_failed(session, run):
     assert "leak_free of donors/aef failed" in failure_of(result).error.cause.message
 
 
+def test_training_is_refused_on_donors_whose_run_died(session, run):
+    with session.warehouse.write() as connection:
+        connection.execute("DELETE FROM similarity WHERE space = 'aef'")
+    assert not run("donors/aef").success
+    result = run("basin_models", partition_key="00901001")
+    assert "materialize it again, before training" in failure_of(result).error.cause.message
+
+
+def test_partitions_and_config_must_not_differ(session, run):
+    result = run(
+        "basin_models", partition_key="00901001",
+        config={"basin_models": {"basins": ["00901002"]}},
+    )  # fmt: skip
+    assert "leave one of them out" in failure_of(result).error.cause.message
+
+
+def test_the_targets_flow_cannot_reach_the_weights(session, run):
+    """The canary: whatever the target's flow is, its model is the same; only its scores differ."""
+    target = "00902003"
+    before = run("basin_models", partition_key=target)
+    path = session.home.streamflow / f"{target}.parquet"
+    table = pd.read_parquet(path)
+    table["streamflow"] = (table["streamflow"] * 3 + 1).astype("float32")
+    table.to_parquet(path)
+    after = run("basin_models", partition_key=target)
+    folders = [
+        Path(materializations(result)[0].metadata["checkpoint"].value) for result in (before, after)
+    ]
+    assert folders[0] != folders[1]
+    weights = [(folder / "weights.safetensors").read_bytes() for folder in folders]
+    assert weights[0] == weights[1]
+    assert evaluations(after)["no_leakage"].passed
+
+    # the scores in force are those of the data in force
+    assert run("basin_scores").success
+    rows = session.warehouse.frame("SELECT job_hash, current, nse FROM scores").set_index(
+        "job_hash"
+    )
+    assert rows["current"].to_dict() == {folders[0].name: False, folders[1].name: True}
+    shown = session.scores([target], TrainingConfig().resolve("sample"))
+    assert shown["job_hash"].tolist() == [folders[1].name]
+
+
+def test_a_scaler_that_saw_more_than_donors_is_found_out(session, run):
+    from aef_dagster.pipeline.checks import check_leakage
+    from aef_dagster.pipeline.inputs import plan_basins
+
+    target = "00902004"
+    choice = TrainingConfig().resolve("sample")
+    assert run("basin_models", partition_key=target).success
+    plan = plan_basins(session.home, session.warehouse, choice, [target], "sample", "daymet")
+    assert check_leakage(session.home.checkpoints, plan.jobs[target], plan.data).passed
+    path = session.home.checkpoints / plan.jobs[target][0].hash / "scaler.json"
+    scaler = json.loads(path.read_text())
+    scaler["flow_mean"] *= 1.001
+    path.write_text(json.dumps(scaler))
+    assert not check_leakage(session.home.checkpoints, plan.jobs[target], plan.data).passed
+    assert not check_leakage(session.home.checkpoints, [], plan.data).passed
+
+
+def test_a_river_without_a_streamflow_file_can_be_a_target_and_no_donor(session, run):
+    target, neighbour = "00902002", "00902003"
+    (path,) = session.home.sample.rglob(f"{target}_streamflow_qc.txt")
+    path.unlink()
+    assert run("streamflow").success
+    result = run("basin_models", config={"basin_models": {"basins": [target, neighbour]}})
+    assert result.success
+    found = {event.partition: event.metadata for event in materializations(result)}
+    assert found[target]["n_days"].value == 0
+    assert target not in found[neighbour]["donors"].text
+    assert found[neighbour]["n_donors"].value == 8
+
+
 def test_training_before_donors_says_what_to_do(session, run):
     Warehouse(session.home.warehouse).replace(
         "donors", pd.DataFrame({"gauge_id": pd.Series(dtype=str)}), space="distance"
@@ -264,7 +381,8 @@ def test_a_basin_without_flow_is_simulated_and_counted(session, run):
 
 
 def test_published_scores_stand_beside_ours(session, run, tmp_path, monkeypatch):
-    from aef_dagster.pipeline.scores import collect_scores, compare_published
+    from aef_dagster.evaluation.summaries import compare_published
+    from aef_dagster.pipeline.scores import collect_scores
 
     target = "00901001"
     assert run("basin_models", partition_key=target).success

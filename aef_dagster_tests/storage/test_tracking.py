@@ -110,6 +110,22 @@ def test_a_dead_server_costs_seconds_and_loses_nothing(tracking, tmp_path):
     assert tracking.drain().sent == 1
 
 
+def test_a_record_that_is_none_blocks_no_other(tracking):
+    tracking.outbox.mkdir(exist_ok=True)
+    (tracking.outbox / "a.json").write_text("{")
+    tracking.enqueue(record("b's", parent="it's"))
+    outcome = tracking.drain()
+    assert (outcome.sent, outcome.waiting, outcome.error) == (1, 0, None)
+    assert [path.name for path in (tracking.outbox / "refused").iterdir()] == ["a.json"]
+
+
+def test_after_a_failure_mlflow_is_left_alone_for_a_while(tracking, tmp_path):
+    dead = at(tmp_path, uri="http://user:secret@127.0.0.1:9")
+    dead.enqueue(record("a"))
+    assert "secret" not in str(dead.drain().error)
+    assert "a moment ago" in dead.drain().error
+
+
 def test_the_parent_gets_figures_over_its_runs(tracking):
     for key, nse in (("a", 0.2), ("b", 0.6)):
         tracking.enqueue(record(key, nse))

@@ -82,7 +82,8 @@ def forcings(
             reader, world.forcings, on_progress=lambda _gauge_id: progress.advance()
         )
     _record_exclusions(warehouse, "forcings", report)
-    yield _ingested(report, {"product": platform.forcing, "pet_method": report.pet_method})
+    told = {"product": platform.forcing, "pet_method": report.pet_method}
+    yield _ingested(report, {**told, "sample": reader.is_sample})
     yield _readable(readable_forcings, report)
 
 
@@ -109,7 +110,8 @@ def streamflow(home: HomeResource, dataset: DatasetResource, warehouse: Warehous
             on_progress=lambda _gauge_id: progress.advance(),
         )
     _record_exclusions(warehouse, "streamflow", report)
-    yield _ingested(report, {})
+    ungauged = len(reader.gauge_ids()) - len(report.table) - len(report.errors)
+    yield _ingested(report, {"without_file": ungauged, "sample": reader.is_sample})
     yield _readable(readable_streamflow, report)
 
 
@@ -142,6 +144,7 @@ def attributes(
             "basins": len(published),
             "attributes": published.shape[1],
             "missing": int(published.isna().sum().sum()),
+            "sample": platform.dataset == "sample",
             "climate_period": f"{periods.train_start}..{periods.train_end}",
             "climate_preview": metadata.preview(climate.reset_index()),
         }

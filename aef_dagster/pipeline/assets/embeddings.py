@@ -11,13 +11,16 @@ import numpy as np
 
 from aef_dagster.embeddings.bands import BANDS
 from aef_dagster.embeddings.pooling import pool_years
-from aef_dagster.embeddings.table import MAX_NORM
+from aef_dagster.embeddings.table import EmbeddingYear
+from aef_dagster.errors import UserError
 from aef_dagster.pipeline import metadata
 from aef_dagster.pipeline.config import EmbeddingPooling, EmbeddingYears, chosen
-from aef_dagster.pipeline.partitions import aef_years
+from aef_dagster.pipeline.partitions import aef_years, asked_partitions
 from aef_dagster.pipeline.resources import EmbeddingsResource, HomeResource, WarehouseResource
 from aef_dagster.pipeline.versions import frame_version
 from aef_dagster.progress import bar
+from aef_dagster.storage.tables import require_rows
+from aef_dagster.storage.warehouse import Warehouse
 
 GROUP = "embeddings"
 
@@ -25,7 +28,8 @@ complete_year = dg.AssetCheckSpec(
     "complete_and_finite",
     asset="aef_embeddings",
     blocking=True,
-    description="Every stored vector has 64 finite bands and a norm in (0, 1].",
+    description="Every vector of the years fetched has 64 finite bands and a length that a mean of "
+    "unit vectors can have; a year that has not is not stored.",
 )
 coverage = dg.AssetCheckSpec(
     "coverage", asset="aef_embeddings", description="Every basin of the catalog has a vector."
@@ -59,52 +63,33 @@ def aef_embeddings(
     """
     home.open()
     source, store = embeddings.open(), warehouse.open()
-    years = config.years or [int(key) for key in context.partition_keys]
+    years = [int(key) for key in asked_partitions(context, [str(year) for year in config.years])]
     gauge_ids = store.frame("SELECT gauge_id FROM basins ORDER BY gauge_id")["gauge_id"].tolist()
-    bad, missing = {}, {}
+    bad: dict[str, str] = {}
     with bar("embeddings", len(years), "years") as progress:
         for year in years:
-            fetched = source.fetch(year, gauge_ids)
-            problems = _bad_vectors(fetched.frame)
-            if problems:
-                bad[str(year)] = problems
+            try:
+                fetched = source.fetch(year, gauge_ids)
+            except UserError as error:  # one bad year does not cost the others
+                bad[str(year)] = str(error)
                 continue
-            missing[str(year)] = list(fetched.missing)
             stamped = fetched.frame.assign(fetched_at=datetime.now(UTC).replace(tzinfo=None))
             store.replace("aef_embeddings", stamped, year=year)
             progress.advance()
-            yield dg.AssetMaterialization(
-                context.asset_key,
-                partition=str(year),
-                metadata={
-                    "dagster/partition_row_count": len(fetched.frame),
-                    "missing_basins": len(fetched.missing),
-                    "median_norm": float(fetched.frame["norm"].median()),
-                    "surrogate": bool(fetched.frame["surrogate"].any()),
-                    "sample": bool(fetched.frame["sample"].any()),
-                    **{name: str(value) for name, value in fetched.provenance.items()},
-                },
-                tags={"dagster/data_version": frame_version(fetched.frame)},
-            )
+            yield _fetched_year(context.asset_key, year, fetched)
     yield dg.AssetCheckResult(
         asset_key=context.asset_key,
         check_name=complete_year.name,
         passed=not bad,
         metadata={"years": len(years), **bad},
     )
-    n_missing = sum(map(len, missing.values()))
-    yield dg.AssetCheckResult(
-        asset_key=context.asset_key,
-        check_name=coverage.name,
-        passed=n_missing == 0,
-        severity=dg.AssetCheckSeverity.WARN,
-        metadata={
-            "missing": n_missing,
-            **{year: ", ".join(ids[:20]) for year, ids in missing.items() if ids},
-        },
-    )
+    yield _coverage(context.asset_key, store)
     if bad:
-        raise dg.Failure(f"vectors that cannot be used, not stored: {bad}", allow_retries=False)
+        raise dg.Failure(
+            f"{len(bad)} of {len(years)} years failed, the others are kept. "
+            + "; ".join(dict.fromkeys(bad.values())),
+            allow_retries=False,
+        )
 
 
 @dg.asset(
@@ -122,15 +107,26 @@ def basin_embedding(
     says so.
     """
     home.open()
-    store = warehouse.open()
+    store, source = warehouse.open(), embeddings.open()
     how = chosen(config.pooling)
-    yearly = store.frame("SELECT * FROM aef_embeddings")
-    if yearly.empty:
+    # What an earlier source left in the table is not this one's.
+    offered = list(source.years())
+    if offered:
+        yearly = store.frame(
+            "SELECT * FROM aef_embeddings WHERE year IN (SELECT unnest(?))", [offered]
+        )
+        require_rows(yearly, "aef_embeddings", "aef_embeddings")
+    else:
         gauge_ids = store.frame("SELECT gauge_id FROM basins")["gauge_id"].tolist()
-        yearly = embeddings.open().fetch_mean(gauge_ids).frame
-    flags = yearly.groupby("gauge_id")[["surrogate", "sample"]].any().reset_index()
+        yearly = source.fetch_mean(gauge_ids).frame
+    origin = yearly.groupby("gauge_id").agg(
+        surrogate=("surrogate", "any"),
+        sample=("sample", "any"),
+        route=("route", "first"),
+        source_files=("source_file", lambda files: ", ".join(sorted(set(files)))),
+    )
     pooled = pool_years(yearly, how=how, years=config.years or None)
-    table = pooled.assign(pooling=how).merge(flags, on="gauge_id")
+    table = pooled.assign(pooling=how).merge(origin.reset_index(), on="gauge_id")
     store.replace("basin_embedding", table)
     length = np.linalg.norm(table[list(BANDS)].to_numpy(float), axis=1)
     finite = bool(np.isfinite(length).all())
@@ -141,6 +137,9 @@ def basin_embedding(
             "dagster/row_count": len(table),
             "years": ", ".join(sorted(table["years"].unique())),
             "pooling": how,
+            "route": ", ".join(sorted(table["route"].unique())),
+            "source_files": ", ".join(sorted(set(yearly["source_file"]))),
+            "source_sha256": ", ".join(sorted(set(yearly["source_sha256"]))),
             "surrogate": bool(table["surrogate"].any()),
             "sample": bool(table["sample"].any()),
             "preview": metadata.preview(table[["gauge_id", "years", "norm", *BANDS[:4]]]),
@@ -159,9 +158,34 @@ def build() -> list:
     return [aef_embeddings, basin_embedding]
 
 
-def _bad_vectors(frame) -> str:
-    """Sentence on vectors that must not be stored; empty when all are good."""
-    values = frame[list(BANDS)].to_numpy(float)
-    norm = frame["norm"].to_numpy(float)
-    wrong = ~np.isfinite(values).all(axis=1) | ~(norm > 0) | (norm > MAX_NORM)
-    return ", ".join(frame.loc[wrong, "gauge_id"].head(20))
+def _fetched_year(key: dg.AssetKey, year: int, fetched: EmbeddingYear) -> dg.AssetMaterialization:
+    return dg.AssetMaterialization(
+        key,
+        partition=str(year),
+        metadata={
+            "dagster/partition_row_count": len(fetched.frame),
+            "missing_basins": len(fetched.missing),
+            "median_norm": float(fetched.frame["norm"].median()),
+            "surrogate": bool(fetched.frame["surrogate"].any()),
+            "sample": bool(fetched.frame["sample"].any()),
+            **{name: str(value) for name, value in fetched.provenance.items()},
+        },
+        tags={"dagster/data_version": frame_version(fetched.frame)},
+    )
+
+
+def _coverage(key: dg.AssetKey, store: Warehouse) -> dg.AssetCheckResult:
+    """Of all years in the table, not only of those this run fetched."""
+    missing = store.frame(
+        "SELECT years.year, count(*) AS n, string_agg(gauge_id, ', ') AS basins "
+        "FROM (SELECT DISTINCT year FROM aef_embeddings) years CROSS JOIN basins "
+        "ANTI JOIN aef_embeddings USING (gauge_id, year) GROUP BY years.year ORDER BY years.year"
+    )
+    told = {str(row.year): str(row.basins)[:200] for row in missing.itertuples()}
+    return dg.AssetCheckResult(
+        asset_key=key,
+        check_name=coverage.name,
+        passed=missing.empty,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={"missing": int(missing["n"].sum()), **told},
+    )

@@ -6,6 +6,7 @@ Here: the asset. Not here: metrics and statistics (evaluation/), reading checkpo
 
 import dagster as dg
 
+from aef_dagster.evaluation.summaries import compare_published, medians
 from aef_dagster.pipeline import metadata
 from aef_dagster.pipeline.resources import (
     HomeResource,
@@ -13,7 +14,7 @@ from aef_dagster.pipeline.resources import (
     TrackingResource,
     WarehouseResource,
 )
-from aef_dagster.pipeline.scores import collect_scores, compare_published, medians
+from aef_dagster.pipeline.scores import collect_scores
 
 GROUP = "evaluation"
 
@@ -44,19 +45,24 @@ def basin_scores(
     Contents: thirteen metrics over the test period (named for their definition), what was trained
     (space, k, representation, recipe, budget, seed; no seed = mean of an ensemble), where it is
     recorded (MLflow run, Dagster run), and whether sample or surrogate data made it.
-    Grain: (job_hash, gauge_id, space, k). Missing is NULL, and counted.
+    Grain: (job_hash, gauge_id, space, k). Missing is NULL, and counted. `current` is false where
+    data changed and the basin was trained anew.
     """
     world, store = home.open(), warehouse.open()
     scores = collect_scores(world.checkpoints, "basin_models", tracking.open().run_id)
     store.replace("scores", scores, asset="basin_models")
-    summary = medians(scores)
-    published = compare_published(scores, platform.reference_dir)
+    current = scores[scores["current"]]
+    summary = medians(current)
+    published = compare_published(current, platform.reference_dir)
     yield dg.MaterializeResult(
         metadata={
             "dagster/row_count": len(scores),
-            "basins": scores["gauge_id"].nunique(),
-            "without_score": int(scores["nse"].isna().sum()),
-            **metadata.numbers({"median_nse": scores["nse"].median()}),
+            "superseded": int((~scores["current"]).sum()),
+            "basins": current["gauge_id"].nunique(),
+            "without_score": int(current["nse"].isna().sum()),
+            "sample": bool(current["sample"].any()),
+            "surrogate": bool(current["surrogate"].any()),
+            **metadata.numbers({"median_nse": current["nse"].median()}),
             "by_choice": dg.MetadataValue.md(metadata.markdown_table(summary)),
             **(
                 {"beside_published": dg.MetadataValue.md(metadata.markdown_table(published))}
@@ -64,18 +70,18 @@ def basin_scores(
                 else {}
             ),
             "preview": metadata.preview(
-                scores[["gauge_id", "space", "k", "budget", "seed", "nse", "kge", "pbias"]]
+                current[["gauge_id", "space", "k", "budget", "seed", "nse", "kge", "pbias"]]
             ),
         }
     )
-    unscored = scores[scores["nse"].isna() & (scores["n_days"] > 0)]
+    unscored = current[current["nse"].isna() & (current["n_days"] > 0)]
     yield dg.AssetCheckResult(
         asset_key="basin_scores",
         check_name=scored.name,
         passed=unscored.empty,
         metadata={"unscored": ", ".join(unscored["gauge_id"].head(20))},
     )
-    below = float((scores["nse"] < 0).mean()) if len(scores) else 0.0
+    below = float((current["nse"] < 0).mean()) if len(current) else 0.0
     yield dg.AssetCheckResult(
         asset_key="basin_scores",
         check_name=skilful.name,

@@ -18,7 +18,7 @@ from aef_dagster.pipeline.checks import (
 )
 from aef_dagster.pipeline.config import TrainingConfig
 from aef_dagster.pipeline.inputs import plan_basins
-from aef_dagster.pipeline.partitions import basin_partitions
+from aef_dagster.pipeline.partitions import asked_partitions, basin_partitions
 from aef_dagster.pipeline.reports import basin_metadata, tracked_run
 from aef_dagster.pipeline.resources import (
     HomeResource,
@@ -37,9 +37,10 @@ BASINS_PER_RUN = 64
 
 def build(settings: Settings) -> list:
     """Assets of the group; partitions follow the dataset."""
+    partitions = basin_partitions(settings)
 
     @dg.asset(
-        group_name=GROUP, partitions_def=basin_partitions(settings), pool="training",
+        group_name=GROUP, partitions_def=partitions, pool="training",
         backfill_policy=dg.BackfillPolicy.multi_run(BASINS_PER_RUN), output_required=False,
         kinds={"pytorch", "mlflow"}, code_version="1", check_specs=[no_leakage, complete],
         deps=["forcings", "streamflow", "attributes", "basin_embedding",
@@ -59,7 +60,7 @@ def build(settings: Settings) -> list:
         """
         choice = config.resolve(platform.dataset)
         world, store, mlflow = home.open(), warehouse.open(), tracking.open()
-        targets = config.basins or list(context.partition_keys)
+        targets = asked_partitions(context, config.basins)
         refuse_blocked_donors(context.instance, choice.space)
         plan = plan_basins(world, store, choice, targets, platform.dataset, platform.forcing)
         failures = dict(plan.refused)
@@ -81,10 +82,10 @@ def build(settings: Settings) -> list:
                 tags={"dagster/data_version": result.checkpoint.hash},
             )
 
-        finish_study(mlflow, study[0], choice.title)
-        trained = [job_hash for members in hashes.values() for job_hash in members]
-        yield check_leakage(world.checkpoints, trained)
-        yield check_complete(world.checkpoints, hashes, targets)
+        finish_study(mlflow, study[0], plan.title(choice))
+        done = [job for target in hashes for job in plan.jobs[target]]
+        yield check_leakage(world.checkpoints, done, plan.data)
+        yield check_complete(context.instance, partitions, world.checkpoints, hashes, targets)
         if failures:
             raise dg.Failure(
                 describe_failures(failures, len(targets)),

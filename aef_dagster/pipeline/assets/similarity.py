@@ -16,6 +16,14 @@ from aef_dagster.pipeline.resources import HomeResource, WarehouseResource
 from aef_dagster.pipeline.versions import frame_version
 from aef_dagster.similarity import spaces
 from aef_dagster.similarity.donors import rank_donors, similarity_long
+from aef_dagster.similarity.representations import STUDY_ATTRIBUTES
+from aef_dagster.storage.tables import (
+    attribute_frame,
+    donor_frame,
+    embedding_frame,
+    marks,
+    similarity_matrix,
+)
 from aef_dagster.storage.warehouse import Warehouse
 
 GROUP = "similarity"
@@ -26,16 +34,11 @@ class NoConfig(dg.Config):
 
 
 def _attributes(store: Warehouse, config: NoConfig) -> tuple:
-    from aef_dagster.similarity.representations import STUDY_ATTRIBUTES
-    from aef_dagster.storage.tables import attribute_frame
-
     frame = attribute_frame(store, "published")[list(STUDY_ATTRIBUTES)]
     return spaces.similarity_attributes(frame), frame.index.tolist()
 
 
 def _aef(store: Warehouse, config: AefSimilarity) -> tuple:
-    from aef_dagster.storage.tables import embedding_frame
-
     frame = embedding_frame(store)
     return spaces.similarity_aef(frame.to_numpy(), raw=config.raw), frame.index.tolist()
 
@@ -119,6 +122,7 @@ def _pair(space: str) -> list:
         matrix, gauge_ids = measure(store, config)
         table = similarity_long(matrix, gauge_ids).assign(space=space)
         store.replace("similarity", table, space=space)
+        matrix, gauge_ids = similarity_matrix(store, space)  # checked as it was stored
         yield dg.MaterializeResult(
             data_version=dg.DataVersion(frame_version(table)),
             metadata={
@@ -126,7 +130,10 @@ def _pair(space: str) -> list:
                 "basins": len(gauge_ids),
                 "median_cosine": float(table["cosine"].median()),
                 **_choices(config),
-                "map_of_similarity": metadata.heatmap(matrix, f"similarity in `{space}`"),
+                **marks(store, space),
+                "map_of_similarity": metadata.heatmap(
+                    matrix, f"{metadata.marked(marks(store, space))}similarity in `{space}`"
+                ),
             },
         )
         yield _valid_matrix(valid, matrix)
@@ -138,13 +145,12 @@ def _pair(space: str) -> list:
         "1 is the first donor. The basin itself is never among them.",
     )  # fmt: skip
     def donors(home: HomeResource, warehouse: WarehouseResource):
-        from aef_dagster.storage.tables import similarity_matrix
-
         home.open()
         store = warehouse.open()
         matrix, gauge_ids = similarity_matrix(store, space)
         ranked = rank_donors(matrix, gauge_ids).assign(space=space)
         store.replace("donors", ranked, space=space)
+        ranked = donor_frame(store, space)  # checked as it was stored
         yield dg.MaterializeResult(
             data_version=dg.DataVersion(frame_version(ranked)),
             metadata={
@@ -153,6 +159,7 @@ def _pair(space: str) -> list:
                 "median_cosine_of_first_donor": float(
                     ranked.loc[ranked["rank"] == 1, "cosine"].median()
                 ),
+                **marks(store, space),
                 "preview": metadata.preview(ranked),
             },
         )
