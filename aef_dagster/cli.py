@@ -4,6 +4,7 @@ Here: arguments, words and tables for a person. Not here: what is done (pipeline
 Heavy modules are imported inside the commands, so that `aef --help` answers at once.
 """
 
+import errno
 import logging
 import sys
 import time
@@ -36,12 +37,17 @@ DEMO_STUDY = "demo"
 def main() -> None:
     """Entry point: errors a user can mend are one sentence and exit code 2, never a traceback."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    for noisy in ("alembic", "mlflow", "dagster", "matplotlib"):
+    for noisy in ("alembic", "mlflow", "dagster", "matplotlib", "pyogrio"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
         app()
     except UserError as error:
         _stderr().print(f"[bold red]error:[/] {_escaped(str(error))}", highlight=False)
+        sys.exit(2)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        _stderr().print("[bold red]error:[/] the disk is full; free some space and run this again")
         sys.exit(2)
     except KeyboardInterrupt:
         _stderr().print("stopped; what was finished is kept, and the same command goes on from it")
@@ -74,12 +80,6 @@ def doctor() -> None:
     from aef_dagster.storage.tracking import masked
 
     settings = load_settings()
-    rows = [
-        (name, masked(str(getattr(settings, name.removeprefix("AEF_").lower()) or "-")), meaning)
-        for name, _default, meaning in settings_table()
-    ]
-    _print_rows(("setting", "value", "meaning"), rows, "settings in force")
-
     found: list[tuple[str, str, str]] = []
     sample_dir = Home(settings.home).sample
     try:
@@ -98,12 +98,22 @@ def doctor() -> None:
         try:
             years = open_source(settings.source, path=settings.embeddings_dir).years()
             told = f"years {', '.join(map(str, years))}" if years else "a finished mean"
+            stand_in = "surrogate" in str(settings.embeddings_dir).lower()
+            told += "; a stand-in (surrogate), not AlphaEarth" if stand_in else ""
             found.append(("embeddings", "ok", f"{settings.embeddings_dir}: {told}"))
         except UserError as error:
             found.append(("embeddings", "MISSING", str(error)))
     _print_rows(("what", "state", "where, or what to do"), found, "what the dataset needs")
-    if any(state == "MISSING" for _what, state, _place in found):
+    rows = [
+        (name, masked(str(getattr(settings, name.removeprefix("AEF_").lower()) or "-")), meaning)
+        for name, _default, meaning in settings_table()
+    ]
+    _print_rows(("setting", "value", "meaning"), rows, "settings in force")
+    missing = [what for what, state, _place in found if state == "MISSING"]
+    if missing:
+        print(f"missing: {', '.join(missing)}; see the first table")
         raise typer.Exit(2)
+    print("all is there; go on with `aef prepare`")
 
 
 @app.command()
@@ -128,7 +138,11 @@ def train(
         int | None, typer.Option(min=1, help="Donors per target (default 100; 8 in the sample).")
     ] = None,
     representation: Annotated[
-        str, typer.Option(help="What the network is told about a basin.")
+        str,
+        typer.Option(
+            help="What the network is told about a basin: none, attributes17, attributes27, aef, "
+            "aef+climate, attributes+aef, aef+subsurface, random, shuffled."
+        ),
     ] = "aef+climate",
     budget: Annotated[
         str | None,
@@ -145,6 +159,9 @@ def train(
 
     The target's own flow is used for scoring only. A model that was trained before is not trained
     again. Example: `aef train 01013500 14138900 --space aef --k 100 --seeds 3`
+
+    `--space` changes the donors only; for a model that knows nothing of embeddings add
+    `--space attributes --representation attributes27`.
     """
     started = time.monotonic()
     session = _session()
@@ -182,8 +199,7 @@ def simulate(
     found = newest_simulation(session.home.checkpoints, gauge_id, space=space, k=k)
     path = output or session.home.root / "simulations" / f"{gauge_id}_{found.job_hash}.csv"
     write_simulation(found.table, path)
-    shown = found.table if len(found.table) <= 10 else _ends(found.table)
-    _print_table(shown, f"{gauge_id}, {found.title}")
+    _print_rows(*_ends(found.table), f"{gauge_id}, {found.title}; flows in mm/day")
     print(f"{len(found.table):,} days written to {path}")
 
 
@@ -204,8 +220,12 @@ def sync() -> None:
 
 @app.command()
 def dev(
-    dagster_port: Annotated[int, typer.Option(help="Port of the Dagster pages.")] = 3000,
-    mlflow_port: Annotated[int, typer.Option(help="Port of the MLflow pages.")] = 5000,
+    dagster_port: Annotated[
+        int, typer.Option(min=1, max=65535, help="Port of the Dagster pages.")
+    ] = 3000,
+    mlflow_port: Annotated[
+        int, typer.Option(min=1, max=65535, help="Port of the MLflow pages.")
+    ] = 5000,
 ) -> None:
     """Open the Dagster and MLflow pages of this home, with the daemon; Ctrl-C ends all of it."""
     from aef_dagster.pipeline.servers import serve
@@ -243,27 +263,51 @@ def _place(item) -> str:
     return f"{item.path}" + (f" ({item.hint})" if item.hint else "")
 
 
-def _ends(table):
-    import pandas as pd
+def _ends(table) -> tuple[list[str], list[tuple[str, ...]]]:
+    """First and last days of a simulation; without the spread where one model has none."""
+    shown = table if table["sim_std"].notna().any() else table.drop(columns="sim_std")
+    rows = [
+        (f"{day.date:%Y-%m-%d}", *(_number(value) for value in day[2:]))
+        for day in shown.itertuples()
+    ]
+    if len(rows) > 10:
+        rows = [*rows[:4], ("...",) * len(rows[0]), *rows[-4:]]
+    return list(shown.columns), rows
 
-    return pd.concat([table.head(4), table.tail(4)])
+
+# column of the table scores -> heading with its unit
+SHOWN_SCORES = {
+    "nse": "NSE",
+    "kge": "KGE",
+    "pearson_r": "r",
+    "pbias": "bias %",
+    "fhv": "FHV %",
+    "rmse": "RMSE mm/d",
+}
 
 
 def _print_scores(scores) -> None:
-    columns = ("nse", "kge", "pearson_r", "pbias", "fhv", "rmse")
     rows = [
-        (row["gauge_id"], row["space"], str(row["k"]), *(_number(row[name]) for name in columns))
+        (
+            row["gauge_id"],
+            row["space"],
+            str(row["k"]),
+            *(_number(row[name]) for name in SHOWN_SCORES),
+            row["name"],
+        )
         for _, row in scores.iterrows()
     ]
     made = ", ".join(sorted({_marks(row) for _, row in scores.iterrows()}))
-    title = f"scores of the test period, each basin as if it had no gauge (data: {made})"
-    _print_rows(("basin", "space", "k", *columns), rows, title)
+    title = f"scores of the test period, as if ungauged (data: {made})"
+    _print_rows(("basin", "space", "k", *SHOWN_SCORES.values(), "name"), rows, title)
     nse = scores["nse"].dropna()
     if len(nse):
+        summary = f"median NSE {nse.median():.3f} of {len(nse)} basins" if len(nse) > 1 else (
+            f"NSE {nse.iloc[0]:.3f}"
+        )  # fmt: skip
         print(
-            f"median NSE {nse.median():.3f} of {len(nse)} basins "
-            f"({len(scores) - len(nse)} without a score); {int((nse < 0).sum())} below 0. "
-            "All thirteen metrics are in DuckDB (table scores) and MLflow"
+            f"{summary} ({len(scores) - len(nse)} without a score, "
+            f"{int((nse < 0).sum())} below 0). All metrics: table scores in DuckDB, and MLflow"
         )
 
 
@@ -286,7 +330,7 @@ def _print_rows(heads, rows, title: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", header_style="bold", box=SIMPLE_HEAD)
+    table = Table(title=_escaped(title), title_justify="left", header_style="bold", box=SIMPLE_HEAD)
     for number, head in enumerate(heads):
         # Names and numbers stay whole; only the last column, a sentence, may be folded.
         last = number == len(heads) - 1

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 logger = logging.getLogger("aef_dagster")
 
 SECONDS_BETWEEN_LINES = 5.0
+FORESEEABLE = 0.03  # below this share the time left is a guess at start-up times
 
 
 class Bar:
@@ -38,9 +39,11 @@ class Bar:
             self._sink.update(self._task, completed=done, total=self.total, rate=self._rate(now))
         elif now - self._told > SECONDS_BETWEEN_LINES and done < self.total:
             self._told = now
-            left = (now - self._started) * (self.total - done) / max(done, 1e-9)
-            share = f"{done / self.total:.0%}" if self.total else ""
-            logger.info("%s: %s, %s, %.0f s left", self.title, share, self._rate(now), left)
+            share = done / self.total
+            told = f"{self.title}: {share:.0%}, {self._rate(now)}"
+            if share > FORESEEABLE:
+                told += f", {(now - self._started) * (1 - share) / share:.0f} s left"
+            logger.info(told)
 
     def _rate(self, now: float) -> str:
         rate = self.done / max(now - self._started, 1e-6)
@@ -67,6 +70,9 @@ def bar(title: str, total: float, unit: str = "") -> Iterator[Bar]:
     unit
         Name of what is counted, for the rate: "basins", "basin-days".
     """
+    if not total:
+        yield Bar(title, 0, unit, None)
+        return
     if not sys.stderr.isatty():
         progress = Bar(title, total, unit, None)
         yield progress

@@ -24,6 +24,8 @@ def _absolute(path: Path) -> Path:
 
 def _absolute_store(uri: str) -> str:
     prefix = "sqlite:///"
+    if "://" not in uri:
+        raise ValueError("MLflow no longer takes folders; use sqlite:///FILE or a server's address")
     return (
         prefix + str(_absolute(Path(uri.removeprefix(prefix)))) if uri.startswith(prefix) else uri
     )

@@ -93,7 +93,7 @@ def test_the_way_of_a_user(aef, tmp_path):
     trained = aef("train", "901001", "--seeds", "2", AEF_TRACKING_URI="http://127.0.0.1:9")
     assert trained.returncode == 0, trained.stderr
     assert "00901001" in trained.stdout
-    assert "median NSE" in trained.stdout
+    assert "NSE 0." in trained.stdout
     assert "sample" in trained.stdout
 
     written = aef("simulate", "901001", "-o", "flow.parquet")

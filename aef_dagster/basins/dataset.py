@@ -123,4 +123,6 @@ def basin_ids(name: str, data_dir: Path | None) -> tuple[str, ...]:
     if table is None:
         return ()
     rows = table.read_text(encoding="utf-8", errors="replace").splitlines()[1:]
-    return tuple(row.split(";", 1)[0].strip().zfill(8) for row in rows if row.strip())
+    ids = (row.split(";", 1)[0].strip().zfill(8) for row in rows if row.strip())
+    # A basin that stands twice is refused by the reader, with the line; the page must open first.
+    return tuple(dict.fromkeys(ids))

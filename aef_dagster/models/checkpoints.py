@@ -106,7 +106,7 @@ class Checkpoint:
 
         try:
             return pd.read_parquet(self.folder / "simulation.parquet")
-        except OSError as error:
+        except (OSError, ValueError) as error:  # Arrow's errors are ValueErrors
             raise self._unreadable("simulation.parquet", error) from error
 
     def scaler(self) -> Scaler:
@@ -152,11 +152,13 @@ class Checkpoint:
 
         Seconds since 1970; sorted by it.
         """
-        paths = (self.folder / "requests").glob("*.json")
-        labels = [
-            json.loads(path.read_text(encoding="utf-8")) | {"asked_at": path.stat().st_mtime}
-            for path in paths
-        ]
+        labels = []
+        for path in (self.folder / "requests").glob("*.json"):
+            try:
+                label = json.loads(path.read_text(encoding="utf-8"))
+                labels.append(label | {"asked_at": path.stat().st_mtime})
+            except (OSError, ValueError, TypeError):
+                logger.warning("%s is no request: passed over", path)
         return sorted(labels, key=lambda label: label["asked_at"])
 
     def _json(self, name: str) -> Any:

@@ -139,6 +139,12 @@ def _columns(
             f"representation {representation!r}: the {kind} table has no row for basin "
             f"{', '.join(unknown[:5])} ({len(unknown)} absent): complete it or leave them out"
         )
+    empty = [name for name in columns if table[name].isna().all()]
+    if empty:
+        raise UserError(
+            f"representation {representation!r}: {', '.join(empty[:5])} is missing for every basin "
+            f"of the {kind} table ({len(empty)} such columns): complete it"
+        )
     return table.loc[list(gauge_ids), list(columns)]
 
 

@@ -5,6 +5,7 @@ progress, and the figures over a whole study. Not here: the engine (models/), Da
 asset).
 """
 
+import logging
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,8 @@ from aef_dagster.pipeline.inputs import BasinPlan
 from aef_dagster.pipeline.reports import BasinResult
 from aef_dagster.progress import bar
 from aef_dagster.storage.tracking import Tracking
+
+logger = logging.getLogger("aef_dagster")
 
 
 def train_basins(
@@ -50,7 +53,10 @@ def train_basins(
         "surrogate": all_jobs[0].surrogate,
     }
 
-    with bar("training", len(all_jobs) * budget.basin_days, "basin-days") as progress:
+    fresh = [job for job in all_jobs if not Checkpoint.open(checkpoints, job.hash).exists]
+    if len(fresh) < len(all_jobs):
+        logger.info("%d models reused", len(all_jobs) - len(fresh))
+    with bar("training", len(fresh) * budget.basin_days, "basin-days") as progress:
 
         def tell(event: Progress) -> None:
             done_days[event.job_hash] = event.basin_days
@@ -62,7 +68,7 @@ def train_basins(
         )  # fmt: skip
         for outcome in runs:
             target = target_of[outcome.job.hash]
-            done_days[outcome.job.hash] = budget.basin_days
+            done_days[outcome.job.hash] = 0 if outcome.reused else budget.basin_days
             progress.at(sum(done_days.values()))
             if outcome.error:
                 failures[target] = outcome.error

@@ -170,7 +170,7 @@ def _versions(data: TrainingData, representation: str) -> dict[str, bytes]:
     for row, gauge_id in enumerate(data.gauge_ids):
         # The calendar is that of all basins; a basin's own days are those with any weather.
         own = np.flatnonzero(np.isfinite(data.forcing[row]).any(axis=1))
-        days = slice(own[0], own[-1] + 1)
+        days = slice(own[0], own[-1] + 1) if own.size else slice(0, 1)
         digest = hashlib.blake2b(f"{data.dates[days.start]}{columns}".encode(), digest_size=16)
         digest.update(data.forcing[row, days].tobytes())
         digest.update(data.streamflow[row, days].tobytes())

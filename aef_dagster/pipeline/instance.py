@@ -58,6 +58,8 @@ def materialize(
     ------
     UserError
         A step failed: with the step's own sentence.
+    KeyboardInterrupt
+        The run was stopped by Ctrl-C or SIGTERM; it is canceled in the pages.
     """
     keys = [dg.AssetKey.from_user_string(k) if isinstance(k, str) else k for k in selection]
     result = definitions.resolve_implicit_global_asset_job_def().execute_in_process(
@@ -71,6 +73,9 @@ def materialize(
         raise_on_error=False,
     )
     if not result.success:
+        if _interrupted(result):
+            instance.report_run_canceled(result.dagster_run)
+            raise KeyboardInterrupt
         raise UserError(_cause(result))
     return result
 
@@ -78,6 +83,17 @@ def materialize(
 def quiet_dagster() -> None:
     """Leave the terminal to the progress bar: Dagster's own lines are in the UI."""
     logging.getLogger("dagster").setLevel(logging.CRITICAL)
+
+
+def _interrupted(result: dg.ExecuteInProcessResult) -> bool:
+    """Whether a signal ended the run; Dagster, and DuckDB in a query, turn it into errors."""
+    failures = [event for event in result.all_events if event.is_step_failure]
+    errors = [event.step_failure_data.error for event in failures]
+    return any(
+        error is not None
+        and ("Interrupt" in (error.cls_name or "") or "Query interrupted" in error.to_string())
+        for error in errors
+    )
 
 
 def _cause(result: dg.ExecuteInProcessResult) -> str:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from aef_dagster.errors import DataFileError
 from aef_dagster.evaluation.metrics import METRICS
 from aef_dagster.evaluation.summaries import CHOICE
 from aef_dagster.models.checkpoints import Checkpoint
@@ -32,7 +31,8 @@ def all_checkpoints(root: Path) -> Iterator[Checkpoint]:
     """Every checkpoint of this version of the training code that somebody asked for."""
     for folder in sorted(root.glob("*/requests")):
         checkpoint = Checkpoint.open(root, folder.parent.name)
-        if checkpoint.record()["code_version"] == CODE_VERSION:
+        # One that is damaged is set aside here, and trained again when next asked for.
+        if checkpoint.exists and checkpoint.record()["code_version"] == CODE_VERSION:
             yield checkpoint
 
 
@@ -58,12 +58,7 @@ def collect_scores(
     """
     rows = []
     for checkpoint in all_checkpoints(checkpoints):
-        try:
-            rows += list(_rows(checkpoint, asset, mlflow_run_of))
-        except DataFileError:
-            # A damaged checkpoint is set aside and trained again when next asked for.
-            if checkpoint.exists:
-                raise
+        rows += list(_rows(checkpoint, asset, mlflow_run_of))
     table = pd.DataFrame(rows, columns=COLUMNS).sort_values("asked_at", ignore_index=True)
     # Data that changed gave another job: the one asked for last is the one in force.
     table["current"] = ~table.duplicated(["gauge_id", *CHOICE, "seed"], keep="last")

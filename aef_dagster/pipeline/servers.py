@@ -19,6 +19,9 @@ from aef_dagster.settings import Settings
 
 HOST = "127.0.0.1"
 START_LIMIT_S = 180
+# The lineage with every group unfolded: folded, a newcomer sees five boxes and no asset.
+GROUPS = ("basins", "embeddings", "similarity", "models", "evaluation")
+GRAPH_PAGE = "/asset-groups?expanded=" + "%2C".join(f"global%40global%3A{g}" for g in GROUPS)
 STOP_LIMIT_S = 30
 REPOSITORY = Path(__file__).parents[2]
 
@@ -40,6 +43,8 @@ def serve(
     """
     own_mlflow = not tracking_uri.startswith("http")  # else a server of its own is running
     addresses = {"Dagster": f"http://{HOST}:{dagster_port}", "MLflow": settings.mlflow_url}
+    if dagster_port == mlflow_port:
+        raise UserError(f"both servers cannot have port {dagster_port}; choose two")
     _require_free(dagster_port, "dagster")
     if own_mlflow:
         addresses["MLflow"] = f"http://{HOST}:{mlflow_port}"
@@ -73,12 +78,13 @@ def serve(
             if name not in processes:
                 continue
             _wait_for(addresses[name] + page, name, processes, logs, stopped)
-        print(f"Dagster  {addresses['Dagster']}", flush=True)
+        print(f"Dagster  {addresses['Dagster']}{GRAPH_PAGE}", flush=True)
         print(f"MLflow   {addresses['MLflow']}{runs_page}", flush=True)
         print("Ctrl-C ends both", flush=True)
         while not stopped:
             _require_alive(processes, logs)
             time.sleep(0.5)
+        print("stopping (a few seconds)", flush=True)
     finally:
         _stop_all(processes)
 
@@ -110,7 +116,7 @@ def _require_free(port: int, name: str) -> None:
 
 def _stop_on_signals() -> list[int]:
     received: list[int] = []
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda signum, _frame: received.append(signum))
     return received
 

@@ -6,13 +6,11 @@ want to see afterwards. Not here: printing (cli.py), assets.
 
 from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
 
 import dagster as dg
 import pandas as pd
 
 from aef_dagster.basins.dataset import SAMPLE_FORCING, basin_ids
-from aef_dagster.embeddings.sources import open_source
 from aef_dagster.errors import UserError
 from aef_dagster.pipeline.build import build_defs
 from aef_dagster.pipeline.config import TrainingConfig
@@ -74,8 +72,10 @@ class Session:
 
     def prepare(self) -> pd.DataFrame:
         """Everything up to donors, with all years that the source has; a table of what is there."""
+        if self.settings.dataset != "sample":  # the sample's tables are written with its basins
+            self._source().years()
         self._run(BASIN_ASSETS)
-        source = open_source(self.settings.source, path=self._embeddings_path())
+        source = self._source()
         # The running year has no partition yet: its layer cannot be finished.
         finished = aef_years.get_partition_keys()
         years = [year for year in source.years() if str(year) in finished]
@@ -123,7 +123,8 @@ class Session:
     def scores(self, targets: Sequence[str], choice) -> pd.DataFrame:
         """Scores in force of some basins under one choice: ensembles where there are seeds."""
         table = self.warehouse.frame(
-            "SELECT * FROM scores WHERE asset = 'basin_models' AND current AND space = ? AND k = ? "
+            "SELECT * FROM scores LEFT JOIN (SELECT gauge_id, name FROM basins) USING (gauge_id) "
+            "WHERE asset = 'basin_models' AND current AND space = ? AND k = ? "
             "AND representation = ? AND recipe = ? AND budget = ? AND n_members = ? "
             "AND (n_members > 1 OR seed = 0)",
             [choice.space, choice.k, choice.representation, choice.recipe, choice.budget,
@@ -147,7 +148,6 @@ class Session:
 
     def sync(self) -> Drained:
         """Send what waits in the outbox."""
-        self.tracking.setup()
         return self.tracking.drain()
 
     def known(self, gauge_ids: Sequence[str]) -> list[str]:
@@ -190,6 +190,5 @@ class Session:
         if not self.warehouse.count("donors"):
             raise UserError(f"no donors in {self.home.root} yet; run `aef prepare` first")
 
-    def _embeddings_path(self) -> Path | None:
-        path = build_resources(self.settings)["embeddings"].path
-        return Path(path) if path else None
+    def _source(self):
+        return build_resources(self.settings)["embeddings"].open()

@@ -87,7 +87,7 @@ def top_k(ranked: pd.DataFrame, gauge_id: str, k: int) -> tuple[str, ...]:
 
 def unknown_basin(gauge_id: str, known: Sequence[str]) -> UserError:
     """The error for a basin that the set does not have, with the closest ids it has."""
-    close = get_close_matches(str(gauge_id), known, n=3)
+    close = get_close_matches(str(gauge_id), known, n=3, cutoff=0.8)
     hint = f"did you mean {' or '.join(close)}?" if close else "check the id (8 digits)"
     return UserError(f"basin {gauge_id} is not among the {len(known)} basins; {hint}")
 

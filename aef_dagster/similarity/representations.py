@@ -104,6 +104,12 @@ def attribute_matrix(attributes: pd.DataFrame) -> tuple[NDArray[np.float64], tup
             f"({len(blank)} of {len(attributes)} basins): complete the attribute tables or leave "
             "these basins out"
         )
+    empty = [str(name) for name in attributes.columns[attributes.isna().all()]]
+    if empty:
+        raise UserError(
+            f"the attribute {', '.join(empty[:5])} is missing for every basin: it would silently "
+            "count for nothing. Complete the attribute tables"
+        )
     blocks, names = [], []
     for name, column in attributes.items():
         if name in CATEGORIES or not pd.api.types.is_numeric_dtype(column):

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from aef_dagster.errors import UserError
 
+_REFUSED = '%*?[]{}#:\n"'
+
 
 @dataclass(frozen=True)
 class Home:
@@ -87,8 +89,16 @@ class Home:
             The home holds another dataset, or cannot be written.
         """
         record = self.root / "world.json"
+        strange = sorted(set(str(self.root)) & set(_REFUSED))
+        if strange:
+            raise UserError(
+                f"the path of the home {self.root} holds {' '.join(strange)}, which DuckDB, SQLite "
+                "or YAML would read as something else; choose another AEF_HOME"
+            )
         try:
             self.root.mkdir(parents=True, exist_ok=True)
+            if not os.access(self.root, os.W_OK):
+                raise PermissionError(13, "Permission denied")
             if not record.exists():
                 temporary = record.with_suffix(f".{os.getpid()}.tmp")
                 temporary.write_text(json.dumps(world, indent=2) + "\n")
@@ -99,6 +109,8 @@ class Home:
             ) from None
         try:
             found = json.loads(record.read_text())
+            if not isinstance(found, dict):
+                raise ValueError
         except ValueError:
             raise UserError(
                 f"{record} is not JSON; it should hold {json.dumps(world)}. Mend or delete it"

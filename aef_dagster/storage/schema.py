@@ -54,6 +54,6 @@ VIEWS = {
     "simulations": (
         "checkpoints/*/simulation.parquet",
         "regexp_extract(filename, '([0-9a-f]+)/simulation.parquet$', 1) AS job_hash, "
-        "gauge_id, date, sim, sim_std, obs",
+        "gauge_id, date::DATE AS date, sim, sim_std, obs",
     ),
 }

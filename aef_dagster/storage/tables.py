@@ -31,7 +31,7 @@ def attribute_frame(store: "Warehouse", origin: str) -> pd.DataFrame:
     numeric = long.pivot(index="gauge_id", columns="attribute", values="value")
     text = long.pivot(index="gauge_id", columns="attribute", values="category")
     is_text = text.notna().any()
-    wide = numeric.astype(object).where(~is_text, text)
+    wide = numeric.astype(object).where(~is_text, text, axis=1)
     for name in wide.columns[~is_text]:
         wide[name] = wide[name].astype(float)
     return wide.sort_index()

@@ -100,9 +100,21 @@ class Tracking:
         return f"{self.page}/#/experiments/{experiment_id}/runs?{MODEL_PAGES}"
 
     def setup(self) -> None:
-        """Make schema and experiment once: MLflow's first use is not safe in parallel."""
-        with self._alone():
-            self._connect()
+        """Make schema and experiment once: MLflow's first use is not safe in parallel.
+
+        Raises
+        ------
+        UserError
+            The store cannot be reached or read.
+        """
+        try:
+            with self._alone():
+                self._connect()
+        except Exception as error:
+            raise UserError(
+                f"MLflow at {masked(self.uri)} cannot be used: {self._told(error)}. Start it, or "
+                "move a damaged file away: `aef sync` and re-runs fill a new one"
+            ) from None
 
     def enqueue(self, run: TrackedRun) -> None:
         """Write a record into the outbox, unless MLflow already has it."""
@@ -157,8 +169,7 @@ class Tracking:
         except Exception as error:  # noqa: BLE001 - MLflow raises a dozen types; all mean "later"
             left = len(list(self.outbox.glob("*.json")))
             self._client, self._silent_until = None, time.monotonic() + SILENCE_S
-            cause = str(error).replace(self.uri, masked(self.uri)).partition("\n")[0]
-            cause = cause or type(error).__name__
+            cause = self._told(error)
             logger.warning("MLflow at %s: %s. %d results wait in %s; `aef sync` sends them",
                            masked(self.uri), cause, left, self.outbox)  # fmt: skip
             return Drained(sent, left, cause)
@@ -197,6 +208,11 @@ class Tracking:
             logger.warning("MLflow: the summary was not written: %s", type(error).__name__)
             return None
 
+    def _told(self, error: Exception) -> str:
+        """First line of an error, without a password."""
+        line = str(error).replace(self.uri, masked(self.uri)).partition("\n")[0]
+        return line or type(error).__name__
+
     def _read(self, path: Path) -> TrackedRun | None:
         """A waiting record; one that is no record is set aside, so that it blocks no other."""
         try:
@@ -213,9 +229,9 @@ class Tracking:
         """What the ledger knows of a record; what another store was told counts for nothing."""
         try:
             entry = json.loads((self.ledger / f"{key}.json").read_text())
-        except FileNotFoundError:
-            return None
-        return entry if entry["uri"] == masked(self.uri) else None
+            return entry if entry["uri"] == masked(self.uri) else None
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return None  # MLflow itself is asked by tag before anything is sent again
 
     def _send(self, client, experiment_id: str, run: TrackedRun) -> str:
         from mlflow.entities import Metric, Param, RunTag
@@ -258,8 +274,10 @@ class Tracking:
             # MLflow's own patience is minutes; the outbox is ours.
             os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(CONNECT_TIMEOUT_S))
             os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-            logging.getLogger("alembic").setLevel(logging.WARNING)
             from mlflow import MlflowClient
+
+            for name in ("alembic", "mlflow", "mlflow.store.db.utils"):
+                logging.getLogger(name).setLevel(logging.WARNING)
 
             client = MlflowClient(tracking_uri=self.uri)
             found = client.get_experiment_by_name(EXPERIMENT)

@@ -7,12 +7,13 @@ draw while it holds a connection.
 Here: opening, schema, slices in and frames out. Not here: what the tables mean (storage/schema.py).
 """
 
+import logging
 import random
 import re
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,8 @@ from aef_dagster.storage.schema import INDEXES, TABLES, VIEWS
 if TYPE_CHECKING:
     import duckdb
     import pandas as pd
+
+logger = logging.getLogger(__name__)
 
 PATIENCE_S = 60.0
 _LOCK_MESSAGE = re.compile(r"[Cc]onflicting lock is held in (.*?\(PID \d+\))")
@@ -46,6 +49,8 @@ class Warehouse:
     @contextmanager
     def write(self) -> Iterator["duckdb.DuckDBPyConnection"]:
         """One transaction: committed when the block ends, rolled back when it raises."""
+        import duckdb
+
         with _one_at_a_time:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             connection = self._open(read_only=False)
@@ -54,8 +59,11 @@ class Warehouse:
                 self._ensure_schema(connection)
                 yield connection
                 connection.execute("COMMIT")
+            except (duckdb.IOException, duckdb.FatalException) as error:
+                raise self._damaged(error) from error
             except BaseException:
-                connection.execute("ROLLBACK")
+                with suppress(duckdb.Error):  # the first error is the one to see
+                    connection.execute("ROLLBACK")
                 raise
             finally:
                 connection.close()
@@ -71,10 +79,14 @@ class Warehouse:
         """
         if not self.path.exists():
             raise UserError(f"{self.path} does not exist yet; run `aef prepare` first")
+        import duckdb
+
         with _one_at_a_time:
             connection = self._open(read_only=True)
             try:
                 yield connection
+            except (duckdb.IOException, duckdb.FatalException) as error:
+                raise self._damaged(error) from error
             finally:
                 connection.close()
 
@@ -104,6 +116,12 @@ class Warehouse:
         with self.write() as connection:
             replace_slice(connection, table, frame, **slice_values)
 
+    def _damaged(self, error: Exception) -> UserError:
+        return UserError(
+            f"{self.path} cannot be read as a DuckDB file: {error}. Move it away and run "
+            "`aef prepare`, then materialize basin_scores: all its tables can be rebuilt"
+        )
+
     def _open(self, *, read_only: bool) -> "duckdb.DuckDBPyConnection":
         import duckdb
 
@@ -111,12 +129,9 @@ class Warehouse:
         while True:
             try:
                 return duckdb.connect(str(self.path), read_only=read_only)
-            except duckdb.IOException as error:
-                if "lock" not in str(error).lower():
-                    raise UserError(
-                        f"{self.path} cannot be opened as a DuckDB file: {error}. Move it away and "
-                        "run `aef prepare` and `aef sync`: all its tables can be rebuilt"
-                    ) from None
+            except duckdb.Error as error:
+                if "Could not set lock" not in str(error):
+                    raise self._damaged(error) from None
                 if time.monotonic() > deadline:
                     holder = _LOCK_MESSAGE.search(str(error))
                     raise UserError(
@@ -127,6 +142,8 @@ class Warehouse:
             time.sleep(random.uniform(0.02, 0.2))
 
     def _ensure_schema(self, connection: "duckdb.DuckDBPyConnection") -> None:
+        import duckdb
+
         for table, columns in TABLES.items():
             connection.execute(f"CREATE TABLE IF NOT EXISTS {table} ({columns})")
             # A home of an earlier version gains the columns that were added since.
@@ -142,10 +159,13 @@ class Warehouse:
             if any(home.glob(files)):
                 pattern = str(home / files).replace("'", "''")
                 filename = ", filename=true" if "filename" in columns else ""
-                connection.execute(
-                    f"CREATE OR REPLACE VIEW {view} AS "
-                    f"SELECT {columns} FROM read_parquet('{pattern}'{filename})"
-                )
+                try:
+                    connection.execute(
+                        f"CREATE OR REPLACE VIEW {view} AS "
+                        f"SELECT {columns} FROM read_parquet('{pattern}'{filename})"
+                    )
+                except duckdb.Error as error:  # a view must never cost a write
+                    logger.warning("the view %s was not made: %s", view, error)
 
 
 def replace_slice(

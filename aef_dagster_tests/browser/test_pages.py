@@ -16,6 +16,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from aef_dagster.pipeline.servers import GRAPH_PAGE
+
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
 
 AEF = Path(sys.executable).with_name("aef")
@@ -96,9 +98,7 @@ def keep(page, name: str) -> None:
 
 
 def test_the_graph_shows_every_group(page, pages):
-    groups = ["basins", "embeddings", "similarity", "models", "evaluation"]
-    expanded = "%2C".join(f"global%40global%3A{group}" for group in groups)
-    page.goto(f"{pages['dagster']}/asset-groups?expanded={expanded}")
+    page.goto(pages["dagster"] + GRAPH_PAGE)
     for name in ("basin_embedding", "basin_models", "basin_scores", "aef_embeddings"):
         page.get_by_text(name, exact=True).first.wait_for()
     keep(page, "asset-graph")

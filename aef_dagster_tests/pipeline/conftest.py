@@ -1,13 +1,17 @@
 """A prepared sample home, made once: tests copy it or add to it."""
 
+import dataclasses
 import shutil
 
 import dagster as dg
 import pytest
 
+from aef_dagster.models.jobs import BUDGETS
 from aef_dagster.pipeline.build import build_defs
 from aef_dagster.pipeline.session import Session
 from aef_dagster.settings import load_settings
+
+BRIEF_UPDATES = 40
 
 
 @pytest.fixture(scope="session")
@@ -24,6 +28,9 @@ def prepared(tmp_path_factory):
 def session(prepared, tmp_path, monkeypatch):
     """A session on a copy of the prepared home."""
     isolated(monkeypatch)
+    # These tests look at what becomes of a training, not at its skill.
+    brief = dataclasses.replace(BUDGETS["tiny"], updates=BRIEF_UPDATES)
+    monkeypatch.setitem(BUDGETS, "tiny", brief)
     home = tmp_path / "var"
     shutil.copytree(prepared, home)
     return Session(load_settings(home=home))

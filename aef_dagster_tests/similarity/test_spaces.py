@@ -36,10 +36,12 @@ def world(seed, n):
             "elev_mean": rng.normal(500, 200, n),
             "area_gages2": rng.lognormal(6, 1, n),
             "geol_permeability": np.full(n, -14.1),
-            "root_depth_50": np.where(rng.random(n) < 0.3, np.nan, rng.random(n)),
+            "root_depth_50": np.where(
+                (rng.random(n) < 0.3) & (np.arange(n) > 0), np.nan, rng.random(n)
+            ),
             "geol_1st_class": rng.choice(["Carbonate", "Volcanic", "Siliciclastic"], n),
             "geol_2nd_class": pd.Series(rng.choice(["Water", "Evaporites"], n)).mask(
-                pd.Series(rng.random(n) < 0.3)
+                pd.Series(rng.random(n) < 0.3) & (np.arange(n) > 0)
             ),
         },
     )
@@ -78,6 +80,12 @@ def test_order_of_basins_does_not_matter(seed, n):
     after = matrices(attributes.iloc[order], (lat[order], lon[order]), embedding[order])
     for name, matrix in before.items():
         np.testing.assert_allclose(after[name], matrix[np.ix_(order, order)], atol=1e-12)
+
+
+def test_an_attribute_that_nobody_has_is_refused():
+    frame = pd.DataFrame({"a": [1.0, 3.0], "b": [np.nan, np.nan]}, index=list("wx"))
+    with pytest.raises(UserError, match="attribute b is missing for every basin"):
+        attribute_matrix(frame)
 
 
 def test_numbers_are_z_scored_and_holes_take_the_mean():

@@ -95,7 +95,7 @@ def test_another_process_is_waited_for_and_then_named(warehouse, tmp_path):
 def test_a_file_that_is_no_database_is_named(tmp_path):
     path = tmp_path / "warehouse.duckdb"
     path.write_text("this is not a database" * 100)
-    with pytest.raises(UserError, match="cannot be opened as a DuckDB file"):
+    with pytest.raises(UserError, match="cannot be read as a DuckDB file"):
         Warehouse(path).frame("SELECT 1")
 
 
