@@ -32,6 +32,7 @@ app = typer.Typer(
 )  # fmt: skip
 
 DEMO_STUDY = "demo"
+STOPPED = 130
 
 
 def main() -> None:
@@ -49,9 +50,10 @@ def main() -> None:
             raise
         _stderr().print("[bold red]error:[/] the disk is full; free some space and run this again")
         sys.exit(2)
-    except KeyboardInterrupt:
-        _stderr().print("stopped; what was finished is kept, and the same command goes on from it")
-        sys.exit(130)
+    except SystemExit as ending:
+        if ending.code == STOPPED:  # typer's own answer to Ctrl-C says nothing
+            _stderr().print("stopped; what is finished is kept, and the same command goes on")
+        raise
 
 
 @app.command()

@@ -1,8 +1,10 @@
 """The command line as a person meets it: words, exit codes, files."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -111,3 +113,28 @@ def test_the_way_of_a_user(aef, tmp_path):
     assert sent.returncode == 0, sent.stderr
     assert "1 sent, 0 waiting" in sent.stdout
     assert "0 sent, 0 waiting" in aef("sync").stdout
+
+
+def test_ctrl_c_stops_the_workers_keeps_what_is_done_and_goes_on(aef, tmp_path):
+    assert aef("prepare").returncode == 0
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("AEF_")}
+    targets = ["901001", "902001", "903001", "904001", "901002", "902002"]
+    command = subprocess.Popen(
+        [AEF, "train", *targets], cwd=tmp_path, env=clean, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    checkpoints = tmp_path / "var" / "checkpoints"
+    deadline = time.monotonic() + 120
+    while not list(checkpoints.glob("*/manifest.json")):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    command.send_signal(signal.SIGINT)
+    told, _ = command.communicate(timeout=60)
+    assert command.returncode == 130, told
+    assert "what is finished is kept" in told
+    assert "Traceback" not in told
+    done = len(list(checkpoints.glob("*/manifest.json")))
+    assert 1 <= done < len(targets)
+    again = aef("train", *targets)
+    assert again.returncode == 0, again.stderr
+    assert f"{done} models reused" in again.stderr

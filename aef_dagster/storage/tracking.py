@@ -279,6 +279,7 @@ class Tracking:
             for name in ("alembic", "mlflow", "mlflow.store.db.utils"):
                 logging.getLogger(name).setLevel(logging.WARNING)
 
+            self._make_store()
             client = MlflowClient(tracking_uri=self.uri)
             found = client.get_experiment_by_name(EXPERIMENT)
             if found is None:
@@ -293,6 +294,22 @@ class Tracking:
                 experiment_id = found.experiment_id
             self._client = (client, experiment_id)
         return self._client
+
+    def _make_store(self) -> None:
+        """A new SQLite store, whole or not at all.
+
+        MLflow migrates a new file through dozens of steps, and one that was stopped half-way can
+        never be opened again.
+        """
+        path = Path(self.uri.removeprefix("sqlite:///"))
+        if not self.uri.startswith("sqlite:///") or path.exists():
+            return
+        from mlflow import MlflowClient
+
+        unfinished = path.with_name(f"{path.name}.unfinished")
+        unfinished.unlink(missing_ok=True)
+        MlflowClient(tracking_uri=f"sqlite:///{unfinished}").search_experiments()
+        unfinished.replace(path)
 
     def _probe(self) -> None:
         address = urlparse(self.uri)

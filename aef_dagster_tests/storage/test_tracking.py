@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import sqlite3
 import time
 
 import pytest
@@ -139,6 +140,18 @@ def test_the_parent_gets_figures_over_its_runs(tracking):
     client = MlflowClient(tracking_uri=tracking.uri)
     assert client.get_run(run_id).data.metrics["mean_nse"] == pytest.approx(0.4)
     assert [p.path for p in client.list_artifacts(run_id)] == ["nse.txt"]
+
+
+def test_a_store_that_was_stopped_half_made_is_made_anew(tmp_path):
+    tracking = at(tmp_path)
+    half = tmp_path / "mlflow.db.unfinished"
+    connection = sqlite3.connect(half)
+    connection.execute("CREATE TABLE _alembic_tmp_trace_tags (a INTEGER)")
+    connection.close()
+    tracking.setup()
+    assert not half.exists()
+    tracking.enqueue(record("a"))
+    assert tracking.drain().sent == 1
 
 
 def _send(folder, key):
