@@ -9,7 +9,6 @@ imports no torch.
 
 import logging
 import os
-import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -166,7 +165,7 @@ def _train_anew(
     with ExitStack() as stack:
         # Left in reverse: workers end first, then what they were writing goes.
         partial = stack.enter_context(partial_folder(checkpoints))
-        folder = _shared(data, waiting, stack)
+        folder = _shared(data, waiting, partial)
         pool = stack.enter_context(WorkerPool(folder, checkpoints, partial, threads))
         for _ in range(min(count, len(waiting))):
             pool.start(waiting.popleft())
@@ -186,12 +185,15 @@ def _train_anew(
                 yield _outcome(job, message, seconds, checkpoints)
 
 
-def _shared(data: TrainingData, jobs: Sequence[TrainingJob], stack: ExitStack) -> Path:
-    """A folder with the jobs' basins, for all workers to map into memory."""
+def _shared(data: TrainingData, jobs: Sequence[TrainingJob], partial: Path) -> Path:
+    """A folder with the jobs' basins, for all workers to map into memory.
+
+    It lies with what is being written: gone when training ends, swept up later if it was killed.
+    """
     if data.folder is not None:
         return data.folder
     wanted = {gauge_id for job in jobs for gauge_id in (*job.donors, *job.targets)}
-    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="aef-training-")))
+    folder = partial / "data"
     # A basin that is not in the data is the trouble of its own job, told by its worker.
     data.save(folder, [gauge_id for gauge_id in data.gauge_ids if gauge_id in wanted])
     return folder

@@ -7,10 +7,12 @@ Not here: runs that the UI or the daemon start.
 
 import logging
 import os
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 
 import dagster as dg
+import psutil
 import yaml
 
 from aef_dagster.errors import UserError
@@ -18,6 +20,7 @@ from aef_dagster.settings import Settings
 
 # A link to the file at the top of the checkout; a wheel gets a copy.
 TEMPLATE = Path(__file__).parents[1] / "dagster.yaml"
+PID_TAG, HOST_TAG = "aef/pid", "aef/host"
 _OWN_FOLDER = "var/dagster"
 _HEADER = "# Rendered by aef from the checkout's dagster.yaml, again at each command."
 
@@ -69,7 +72,7 @@ def materialize(
         },
         instance=instance,
         asset_selection=keys,
-        tags=tags,
+        tags={**(tags or {}), PID_TAG: str(os.getpid()), HOST_TAG: socket.gethostname()},
         raise_on_error=False,
     )
     if not result.success:
@@ -78,6 +81,16 @@ def materialize(
             raise KeyboardInterrupt
         raise UserError(_cause(result))
     return result
+
+
+def bury_dead_runs(instance: dg.DagsterInstance) -> None:
+    """Mark runs of commands that were killed: nobody else would, and they would run for ever."""
+    unfinished = dg.RunsFilter(
+        statuses=[dg.DagsterRunStatus.STARTED], tags={HOST_TAG: socket.gethostname()}
+    )
+    for run in instance.get_runs(unfinished):
+        if not psutil.pid_exists(int(run.tags[PID_TAG])):
+            instance.report_run_failed(run, "the command that ran it was killed")
 
 
 def quiet_dagster() -> None:

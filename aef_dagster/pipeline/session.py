@@ -14,7 +14,12 @@ from aef_dagster.basins.dataset import SAMPLE_FORCING, basin_ids
 from aef_dagster.errors import UserError
 from aef_dagster.pipeline.build import build_defs
 from aef_dagster.pipeline.config import TrainingConfig
-from aef_dagster.pipeline.instance import materialize, quiet_dagster, render_instance
+from aef_dagster.pipeline.instance import (
+    bury_dead_runs,
+    materialize,
+    quiet_dagster,
+    render_instance,
+)
 from aef_dagster.pipeline.partitions import aef_years
 from aef_dagster.pipeline.resources import build_resources, open_tracking, world_of
 from aef_dagster.settings import Settings
@@ -48,7 +53,9 @@ class Session:
     @cached_property
     def instance(self) -> dg.DagsterInstance:
         """The home's Dagster instance."""
-        return dg.DagsterInstance.get()
+        instance = dg.DagsterInstance.get()
+        bury_dead_runs(instance)
+        return instance
 
     @cached_property
     def definitions(self) -> dg.Definitions:
