@@ -115,6 +115,7 @@ def test_the_way_of_a_user(aef, tmp_path):
     assert "0 sent, 0 waiting" in aef("sync").stdout
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_the_workers_keeps_what_is_done_and_goes_on(aef, tmp_path):
     assert aef("prepare").returncode == 0
     clean = {name: value for name, value in os.environ.items() if not name.startswith("AEF_")}

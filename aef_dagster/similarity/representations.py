@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from aef_dagster.basins.climate import CLIMATE_INDICES
 from aef_dagster.errors import UserError
 
 # arXiv:2601.01558: no climate among them. `geol_porostiy` is how CAMELS-US spells it.
@@ -55,17 +56,7 @@ KRATZERT_STATIC: tuple[str, ...] = (
     "geol_permeability",
 )
 
-CLIMATE: tuple[str, ...] = (
-    "p_mean",
-    "pet_mean",
-    "p_seasonality",
-    "frac_snow",
-    "aridity",
-    "high_prec_freq",
-    "high_prec_dur",
-    "low_prec_freq",
-    "low_prec_dur",
-)
+CLIMATE: tuple[str, ...] = CLIMATE_INDICES
 
 CATEGORIES: tuple[str, ...] = ("dom_land_cover", "geol_1st_class", "geol_2nd_class")
 
