@@ -46,7 +46,7 @@ dev: setup  ## Open the Dagster and MLflow pages, with the daemon (Ctrl-C ends a
 	@$(BIN)/aef dev $(ARGS)
 
 test: setup  ## Run the fast tests, with coverage of the domain rooms
-	@$(BIN)/python -m pytest -q --cov --cov-report=term:skip-covered $(ARGS)
+	@$(BIN)/python -m pytest -q -n 2 --cov --cov-report=term:skip-covered $(ARGS)
 
 test-all: setup  ## Run the slow, server and browser tests too
 	@$(BIN)/python -m pytest -q -m '' $(ARGS)
@@ -63,8 +63,9 @@ bench: setup  ## List the benchmarks, or run one: make bench NAME=ingest [RECORD
 lock: $(VENV)/.ok  ## Resolve requirements.lock anew (needs pip's find-links for CPU torch)
 	@UV_FIND_LINKS="$$(python3 -m pip config get global.find-links 2>/dev/null)" \
 	  $(BIN)/uv pip compile pyproject.toml --extra dev --python-version 3.11 \
-	  --constraint <(echo '$(TORCH)') --no-annotate --no-header -q -o requirements.lock
-	@sed -i 's/^\(torch==[0-9.]*\)+cpu/\1/' requirements.lock
+	  --constraint <(echo '$(TORCH)') --no-annotate --no-header -q -o .lock
+	@# From nothing: beside the old lock, whose torch has no +cpu, uv would choose the CUDA build.
+	@sed 's/^\(torch==[0-9.]*\)+cpu/\1/' .lock > requirements.lock && rm .lock
 
 clean:  ## Remove the environment and caches; homes (var*) stay
 	@rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .coverage
