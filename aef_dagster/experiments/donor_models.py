@@ -4,7 +4,7 @@ Here: from ranked donors to training jobs. Not here: how donors are ranked (simi
 are trained (models/), who asked for them (pipeline/).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
@@ -43,7 +43,7 @@ def plan(
     representation: str,
     recipe: str,
     budget: str,
-    version_of: Callable[[Sequence[str], str], str],
+    data_version: str,
     sample: bool,
     surrogate: bool,
 ) -> list[TrainingJob]:
@@ -51,15 +51,15 @@ def plan(
 
     Parameters
     ----------
-    version_of
-        From the basins of a job and its representation to a hash of all the data it will see, so
-        that changed data is trained anew and unchanged data is not.
+    data_version
+        Hash of all the data the jobs will see, so that changed data is trained anew and unchanged
+        data is not.
     """
     return [
         TrainingJob(
             dataset=dataset,
             forcing=forcing,
-            data_version=version_of((target, *donors), representation),
+            data_version=data_version,
             targets=(target,),
             donors=tuple(donors),
             role="ungauged",

@@ -1,4 +1,5 @@
-"""Dagster: everything that imports dagster, and nothing that computes.
+"""Dagster: everything that imports it, and what joins the rooms for it. Nothing here computes.
 
-Each module holds one Dagster concept. Assets read load, call, report: the work is in the rooms.
+Modules named for a Dagster concept hold that concept; the others (inputs, scores, simulations,
+session, servers) bring rooms together for an asset or a command. Assets read load, call, report.
 """

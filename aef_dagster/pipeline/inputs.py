@@ -100,7 +100,7 @@ def plan_basins(
             representation=choice.representation,
             recipe=choice.recipe,
             budget=choice.budget,
-            version_of=lambda basins, _representation: _combine(versions, basins),
+            data_version=_combine(versions, (target, *chosen)),
             **made_of,
         )
         for target, chosen in donors.items()
@@ -127,6 +127,8 @@ def _usable(
     A donor needs observed flow in the training period; a target needs none, for it is simulated as
     if it had no gauge. But a target whose flow file is damaged stays excluded until it is mended.
     """
+    if not any(home.streamflow.glob("*.parquet")):
+        raise UserError("no streamflow yet: materialize `streamflow` first (or run `aef prepare`)")
     described = {path.stem for path in home.forcings.glob("*.parquet")}
     for frame in statics.values():
         described &= set(frame.index) if len(frame) else described

@@ -56,7 +56,7 @@ def build(settings: Settings) -> list:
         period), an MLflow run, and the scores and hydrograph on this page. The target's own flow is
         used for scoring only. Donors' last training years pick the checkpoint.
         Grain: one partition a basin. A finished job is not trained twice: its name is the hash of
-        all that decides its weights. Cost: about a minute a basin and core at budget `donor`.
+        all that decides its weights. Cost: about 40 s a basin and core at budget `donor`.
         """
         choice = config.resolve(platform.dataset)
         world, store, mlflow = home.open(), warehouse.open(), tracking.open()
