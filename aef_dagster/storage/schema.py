@@ -42,11 +42,6 @@ TABLES = {
         mlflow_run_id VARCHAR, dagster_run_id VARCHAR""",
 }
 
-INDEXES = (
-    "CREATE INDEX IF NOT EXISTS scores_basin ON scores (gauge_id)",
-    "CREATE INDEX IF NOT EXISTS donors_basin ON donors (gauge_id)",
-)
-
 # view -> (files below the home, selected columns)
 VIEWS = {
     "forcings": ("lake/forcings/*.parquet", "*"),

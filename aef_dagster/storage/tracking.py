@@ -58,7 +58,7 @@ class TrackedRun:
 
     def __post_init__(self):
         for name in ("key", "parent_key"):
-            object.__setattr__(self, name, getattr(self, name).replace("'", "\u2032"))
+            object.__setattr__(self, name, _searchable(getattr(self, name)))
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,7 @@ class Tracking:
         """
         try:
             client, experiment_id = self._connect()
-            parent = self._find(client, experiment_id, "parent_key", parent_key)
+            parent = self._find(client, experiment_id, "parent_key", _searchable(parent_key))
             if parent is None:
                 return None
             rows = [
@@ -365,6 +365,10 @@ def _write_json(path: Path, content: dict) -> None:
     temporary = path.with_suffix(f".{os.getpid()}.{time.monotonic_ns()}.tmp")
     temporary.write_text(json.dumps(content))
     temporary.replace(path)
+
+
+def _searchable(key: str) -> str:
+    return key.replace("'", "\u2032")
 
 
 def masked(uri: str) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aef_dagster.errors import UserError
-from aef_dagster.storage.schema import INDEXES, TABLES, VIEWS
+from aef_dagster.storage.schema import TABLES, VIEWS
 
 if TYPE_CHECKING:
     import duckdb
@@ -147,12 +147,12 @@ class Warehouse:
         for table, columns in TABLES.items():
             connection.execute(f"CREATE TABLE IF NOT EXISTS {table} ({columns})")
             # A home of an earlier version gains the columns that were added since.
+            answer = connection.execute(f"SELECT * FROM {table} LIMIT 0").description or []
+            there = {column[0] for column in answer}
             for column in columns.split("PRIMARY KEY (")[0].split(","):
-                if column.strip():
-                    definition = column.replace("PRIMARY KEY", "")
-                    connection.execute(f"ALTER TABLE {table} ADD COLUMN IF NOT EXISTS {definition}")
-        for index in INDEXES:
-            connection.execute(index)
+                definition = column.replace("PRIMARY KEY", "").strip()
+                if definition and definition.split()[0] not in there:
+                    connection.execute(f"ALTER TABLE {table} ADD COLUMN {definition}")
         # Views hold absolute paths, so a home that was moved heals at the next write.
         home = self.path.parent
         for view, (files, columns) in VIEWS.items():

@@ -117,6 +117,7 @@ def test_a_record_that_is_none_blocks_no_other(tracking):
     tracking.enqueue(record("b's", parent="it's"))
     outcome = tracking.drain()
     assert (outcome.sent, outcome.waiting, outcome.error) == (1, 0, None)
+    assert tracking.summarise_parent("it's", lambda rows: {"basins": len(rows)})
     assert [path.name for path in (tracking.outbox / "refused").iterdir()] == ["a.json"]
 
 

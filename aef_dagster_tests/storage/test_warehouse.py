@@ -99,6 +99,17 @@ def test_a_file_that_is_no_database_is_named(tmp_path):
         Warehouse(path).frame("SELECT 1")
 
 
+def test_a_home_of_an_earlier_version_gains_new_columns(warehouse):
+    with warehouse.write() as connection:
+        connection.execute("ALTER TABLE scores DROP COLUMN current")
+        connection.execute("INSERT INTO scores (job_hash) VALUES ('old')")
+    with warehouse.write():
+        pass
+    row = warehouse.frame("SELECT job_hash, current FROM scores").iloc[0]
+    assert row["job_hash"] == "old"
+    assert pd.isna(row["current"])
+
+
 def test_views_follow_a_home_that_was_moved(tmp_path):
     home = tmp_path / "old"
     lake = home / "lake" / "streamflow"
