@@ -66,7 +66,7 @@ def test_imports_between_rooms_point_up_the_list_only():
 
 def test_the_engine_needs_numpy_and_torch_only():
     loaded = run_python(
-        "import aef_dagster.models.engine_cpu, sys; "
+        "import aef_dagster.models.engine.cpu, sys; "
         "print(*{name.split('.')[0] for name in sys.modules})"
     ).split()
     assert not set(loaded) & {"dagster", "mlflow", "duckdb", "pandas", "xarray", "pyarrow"}

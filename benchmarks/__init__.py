@@ -9,4 +9,14 @@ what stays nearly the same. Ratios are taken in one run, ours and the peer's in 
 Not here: whether results are right (aef_dagster_tests/).
 """
 
-NAMES = ("ingest", "training", "metrics")
+NAMES = (
+    "ingest",
+    "update_rate",
+    "many_models",
+    "memory",
+    "scoring",
+    "ablation",
+    "skill",
+    "time_to_skill",
+    "gpu_grouped",
+)

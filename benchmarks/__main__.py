@@ -36,8 +36,9 @@ def main() -> int:
     parser.add_argument("--record", action="store_true", help="append a row to results.md")
     asked = parser.parse_args()
     if asked.name is None:
+        width = max(len(name) for name in NAMES)
         for name in NAMES:
-            print(f"{name:<10} {first_line(name)}")
+            print(f"{name:<{width}} {first_line(name)}")
         return 0
     load = os.getloadavg()[0]
     try:

@@ -1,7 +1,7 @@
 """Checkpoints: everything that one trained model left, in a folder named by its job's hash.
 
 Here: writing a folder whole or not at all, finding out whether it is whole, reading its parts.
-Not here: training (engine_cpu.py), running a checkpoint on new days (simulate.py).
+Not here: training (engine/cpu.py), running a checkpoint on new days (simulate.py).
 
 <root>/<hash>/
     job.json             kind "model" or "ensemble", the job, hashes of the members
@@ -114,7 +114,7 @@ class Checkpoint:
         return Scaler.from_json(self._json("scaler.json"))
 
     def curve(self) -> list[dict[str, Any]]:
-        """Learning curve, a row per validation (engine_cpu.Trained)."""
+        """Learning curve, a row per validation (cpu.Trained)."""
         return self._json("curve.json")
 
     def run(self) -> dict[str, Any]:

@@ -32,11 +32,15 @@ class JobInputs:
         Rows of the job's donors and targets in these arrays.
     donor_statics, target_statics
         Scaled static inputs, float32 [donor or target, static].
+    donor_flow_units, target_flow_units
+        What flow is divided by before it is scaled, float32 [donor or target], mm/day: 1, or mean
+        precipitation of the training period, as the recipe wants.
     first
         Position of the first day with weather of all the job's basins: nothing earlier is used,
         whatever other basins lie beside them.
     train, valid, test
-        Positions of the three periods.
+        Positions of the three periods; `train` reaches to the end of `valid` where the recipe
+        learns from the validation years.
     """
 
     job: TrainingJob
@@ -47,6 +51,8 @@ class JobInputs:
     target_rows: NDArray[np.int64]
     donor_statics: NDArray[np.float32]
     target_statics: NDArray[np.float32]
+    donor_flow_units: NDArray[np.float32]
+    target_flow_units: NDArray[np.float32]
     first: int
     train: slice
     valid: slice
@@ -57,7 +63,14 @@ class JobInputs:
 
         Where the record begins later than that, by as many as there are.
         """
-        return slice(max(self.first, days.start - self.job.recipe.spinup_days), days.stop)
+        return self.before(days, self.job.recipe.spinup_days + 1)
+
+    def before(self, days: slice, window: int) -> slice:
+        """A span lengthened so that its first day is the last of a window of so many days.
+
+        Where the record begins later than that, by as many days as there are.
+        """
+        return slice(max(self.first, days.start - window + 1), days.stop)
 
 
 def prepare(job: TrainingJob, data: TrainingData) -> JobInputs:
@@ -70,20 +83,24 @@ def prepare(job: TrainingJob, data: TrainingData) -> JobInputs:
     """
     donors, targets = data.rows(job.donors), data.rows(job.targets)
     periods, table = job.periods, data.representation(job.representation)
-    train = data.span(periods.train_start, periods.train_end)
+    recipe = job.recipe
+    learned_until = periods.valid_end if recipe.learn_validation_years else periods.train_end
+    train = data.span(periods.train_start, learned_until)
     test = data.span(periods.test_start, periods.test_end)
     basins = np.union1d(donors, targets)
     # Not beyond the training period: a basin whose record begins later has a gap, and is named.
     first = min(max(_first_day(data.forcing[row]) for row in basins), train.start)
-    earliest = train.start - job.recipe.warmup_days(job.budget.window)
+    earliest = train.start - recipe.warmup_days(job.budget.window)
     refuse_gaps(data, basins, slice(max(first, earliest), test.stop))
+    units = [flow_units(job, data, rows) for rows in (donors, targets)]
     scaler = Scaler.fit(
+        recipe.scaling,
         job.donors,
         data.forcing_names,
         (data.forcing[row, train] for row in donors),
         (data.streamflow[row, train] for row in donors),
+        units[0],
         table.take(donors),
-        job.recipe.static_limit,
     )
     return JobInputs(
         job=job,
@@ -94,11 +111,44 @@ def prepare(job: TrainingJob, data: TrainingData) -> JobInputs:
         target_rows=targets,
         donor_statics=scaler.scale_statics(table.take(donors)),
         target_statics=scaler.scale_statics(table.take(targets)),
+        donor_flow_units=units[0],
+        target_flow_units=units[1],
         first=first,
         train=train,
         valid=data.span(periods.valid_start, periods.valid_end),
         test=test,
     )
+
+
+def flow_units(
+    job: TrainingJob, data: TrainingData, rows: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """What a job divides the flow of some basins by, mm/day, shape [row].
+
+    Mean precipitation comes from weather alone, so a river without a gauge has it as well.
+
+    Raises
+    ------
+    UserError
+        It is wanted, and the data have no precipitation, or none has fallen.
+    """
+    if not job.recipe.scaling.flow_by_prcp:
+        return np.ones(len(rows), dtype=np.float32)
+    if "prcp" not in data.forcing_names:
+        raise UserError(
+            f"recipe {job.recipe.name!r} divides flow by precipitation, and there is no forcing "
+            "prcp: take another recipe"
+        )
+    column = data.forcing_names.index("prcp")
+    days = data.span(job.periods.train_start, job.periods.train_end)
+    units = np.array([data.forcing[row, days, column].mean(dtype=np.float64) for row in rows])
+    if not (units > 0).all():
+        dry = data.gauge_ids[rows[int(np.argmin(units > 0))]]
+        raise UserError(
+            f"basin {dry}: no precipitation in the training period, and recipe "
+            f"{job.recipe.name!r} divides flow by it: take another recipe or leave the basin out"
+        )
+    return units.astype(np.float32)
 
 
 def _first_day(forcing: NDArray[np.float32]) -> int:

@@ -6,13 +6,21 @@ Not here: choosing donors and periods (jobs.py), reading arrays (data.py).
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aef_dagster.errors import UserError
 from aef_dagster.models.data import StaticTable
+from aef_dagster.models.jobs import Scaling
+
+# What `Scaling.log_sqrt` applies to: what falls or leaves in bursts, besides flow.
+SKEWED = ("prcp", "pet")
+# A class that no donor has, and a missing one, as a number.
+NO_CLASS = -1
+
+Numbers = TypeVar("Numbers", NDArray, Any)  # an array, or a tensor of torch
 
 # A spread this small beside the values themselves is rounding of float32, not information.
 ROUNDING = 1e-6
@@ -24,22 +32,29 @@ class Scaler:
 
     Parameters
     ----------
+    scaling
+        The recipe's choices.
     forcing_names, forcing_mean, forcing_std
         Per variable, over all donors and training days. A constant variable has std 1.
     flow_mean, flow_std
-        Over all observed training days of all donors, mm/day: the scale of the network's output.
+        Over all observed training days of all donors: the scale of the network's output. In
+        mm/day, unless the scaling divides by precipitation or takes logarithms first.
     donor_flow_std
         Per donor, mm/day: its weight in the loss. Donors without flow are absent.
     static_names, static_mean, static_std
-        Per numeric static input, over donors. std 0 = constant among donors: the input is 0.
+        Per numeric static input, and class number, over donors. std 0 = constant among donors: the
+        input is 0.
     categories
         Per categorical input the classes that occur among donors.
-    static_limit
-        Scaled static inputs are cut off at plus and minus this. No donor of a hundred lies beyond
-        it but an outlier, so there the network knows nothing and, made of linear pieces, would
-        extrapolate without bound; a target unlike its donors should get the answer of the edge.
+
+    Notes
+    -----
+    Scaled static inputs are cut off at plus and minus `scaling.static_limit`: no donor of a hundred
+    lies beyond it but an outlier, so there the network knows nothing and, made of linear pieces,
+    would extrapolate without bound; a target unlike its donors should get the answer of the edge.
     """
 
+    scaling: Scaling
     forcing_names: tuple[str, ...]
     forcing_mean: tuple[float, ...]
     forcing_std: tuple[float, ...]
@@ -50,22 +65,24 @@ class Scaler:
     static_mean: tuple[float, ...]
     static_std: tuple[float, ...]
     categories: dict[str, tuple[str, ...]]
-    static_limit: float
 
     @classmethod
     def fit(
         cls,
+        scaling: Scaling,
         donors: tuple[str, ...],
         forcing_names: tuple[str, ...],
         forcing: Iterable[NDArray[np.float32]],
         streamflow: Iterable[NDArray[np.float32]],
+        flow_units: NDArray[np.float32],
         statics: StaticTable,
-        static_limit: float,
     ) -> Self:
         """Statistics of donors over the training period.
 
         Parameters
         ----------
+        scaling
+            The recipe's choices.
         donors
             Gauge ids.
         forcing_names
@@ -74,58 +91,105 @@ class Scaler:
             Per donor an array [training day, variable], complete.
         streamflow
             Per donor an array [training day], mm/day; NaN = missing.
+        flow_units
+            Per donor what its flow is divided by, mm/day.
         statics
             Static inputs of the donors, in their order.
-        static_limit
-            See the class.
 
         Raises
         ------
         UserError
             No donor has flow in the training period.
         """
-        mean, std = _pooled([(len(f), f.mean(0, np.float64), _variance(f)) for f in forcing])
+        names = tuple(forcing_names)
+        transformed = (_transformed(f, names, scaling) for f in forcing)
+        mean, std = _pooled([(len(f), f.mean(0, np.float64), _variance(f)) for f in transformed])
         flow_std, observed = {}, []
-        for gauge_id, flow in zip(donors, streamflow, strict=True):
+        for gauge_id, flow, unit in zip(donors, streamflow, flow_units, strict=True):
             flow = flow[np.isfinite(flow)]
             if flow.size:
-                variance = _variance(flow)
-                flow_std[gauge_id] = float(np.sqrt(variance))
-                observed.append((flow.size, flow.mean(dtype=np.float64), variance))
+                flow_std[gauge_id] = float(np.sqrt(_variance(flow)))
+                scaled = flow / unit
+                if scaling.log_sqrt:
+                    scaled = log_sqrt(scaled)
+                observed.append((flow.size, scaled.mean(dtype=np.float64), _variance(scaled)))
         if not observed:
             raise UserError(
                 f"none of the {len(donors)} donors has observed flow in the training period: "
                 "choose other donors or another period"
             )
         flow_mean, flow_scale = _pooled(observed)
-        static_mean, static_std = _static_statistics(statics.numeric)
+        categories = {
+            name: tuple(sorted({str(value) for value in statics.categories[:, i]} - {""}))
+            for i, name in enumerate(statics.category_names)
+        }
+        numbers, static_names = statics.numeric, statics.numeric_names
+        if not scaling.one_hot:
+            numbers = np.concatenate([numbers, _class_numbers(statics, categories)], axis=1)
+            static_names = (*static_names, *statics.category_names)
+        static_mean, static_std = _static_statistics(numbers)
         return cls(
-            forcing_names=tuple(forcing_names),
+            scaling=scaling,
+            forcing_names=names,
             forcing_mean=tuple(mean.tolist()),
-            forcing_std=tuple(np.where(std > 0, std, 1.0).tolist()),
+            forcing_std=tuple(_divisor(std, scaling.smallest_std).tolist()),
             flow_mean=float(flow_mean),
-            flow_std=float(flow_scale) if flow_scale > 0 else 1.0,
+            flow_std=float(_divisor(flow_scale, scaling.smallest_std)),
             donor_flow_std=flow_std,
-            static_names=statics.numeric_names,
+            static_names=static_names,
             static_mean=tuple(static_mean.tolist()),
             static_std=tuple(static_std.tolist()),
-            categories={
-                name: tuple(sorted({str(value) for value in statics.categories[:, i]} - {""}))
-                for i, name in enumerate(statics.category_names)
-            },
-            static_limit=static_limit,
+            categories=categories,
         )
 
     @property
     def static_size(self) -> int:
-        """Number of static inputs after one-hot coding."""
-        return len(self.static_names) + sum(len(classes) for classes in self.categories.values())
+        """Number of static inputs as the network takes them."""
+        columns = len(self.static_names)
+        if self.scaling.one_hot:
+            columns += sum(len(classes) for classes in self.categories.values())
+        return columns
+
+    @property
+    def no_flow(self) -> float:
+        """The scaled value of a flow of 0."""
+        nothing = float(log_sqrt(np.zeros(1))[0]) if self.scaling.log_sqrt else 0.0
+        return (nothing - self.flow_mean) / self.flow_std
 
     def scale_forcing(self, forcing: NDArray[np.float32]) -> NDArray[np.float32]:
         """Z-scores of forcings, shape [..., variable] in and out."""
         mean = np.array(self.forcing_mean, dtype=np.float32)
         std = np.array(self.forcing_std, dtype=np.float32)
-        return (forcing - mean) / std
+        return (_transformed(forcing, self.forcing_names, self.scaling) - mean) / std
+
+    def scale_flow(
+        self, flow: NDArray[np.float32], units: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Flow as the network gives it.
+
+        Parameters
+        ----------
+        flow
+            mm/day, the basin on the last axis; NaN = missing.
+        units
+            What each basin's flow is divided by, mm/day.
+        """
+        scaled = flow / units
+        if self.scaling.log_sqrt:
+            scaled = log_sqrt(scaled)
+        return ((scaled - self.flow_mean) / self.flow_std).astype(np.float32)
+
+    def unscale_flow(self, scaled: Numbers, units: Numbers) -> Numbers:
+        """Flow in mm/day from what the network gave, of an array or of a tensor.
+
+        The inverse of `scale_flow`. Where logarithms were taken it is never negative: below the
+        scaled value of no flow the square would rise again, so it is cut off there. Without them
+        it may be negative.
+        """
+        flow = scaled * self.flow_std + self.flow_mean
+        if self.scaling.log_sqrt:
+            flow = (10.0**flow - 0.1).clip(min=0.0) ** 2
+        return flow * units
 
     def scale_statics(self, table: StaticTable) -> NDArray[np.float32]:
         """Static inputs of any basins as the network takes them.
@@ -138,18 +202,28 @@ class Scaler:
         Returns
         -------
         ndarray
-            float32, shape [basin, static_size]: z-scores, then one column per donors' class.
-            Missing numbers are 0, the donors' mean; a class that no donor has is 0 everywhere.
+            float32, shape [basin, static_size]: z-scores, then one column per donors' class, or
+            z-scores of class numbers. Missing numbers are 0, the donors' mean; a class that no
+            donor has is 0 everywhere, or the number -1.
         """
-        if (table.numeric_names, table.category_names) != (
-            self.static_names,
-            tuple(self.categories),
-        ):
+        names = table.numeric_names
+        if not self.scaling.one_hot:
+            names = (*names, *table.category_names)
+        if (names, table.category_names) != (self.static_names, tuple(self.categories)):
             raise ValueError("the static table has other columns than the scaler was fitted on")
-        std = np.array(self.static_std)
-        used = np.where(std > 0, std, np.inf)
-        scaled = (table.numeric - np.array(self.static_mean)) / used
-        scaled = np.clip(np.nan_to_num(scaled, nan=0.0), -self.static_limit, self.static_limit)
+        numbers = table.numeric
+        if not self.scaling.one_hot:
+            numbers = np.concatenate([numbers, _class_numbers(table, self.categories)], axis=1)
+        std, smallest = np.array(self.static_std), self.scaling.smallest_std
+        # What is constant among donors tells nothing: 0 for any basin, unless the study's rule
+        # for small numbers is wanted.
+        used = _divisor(std, smallest) if smallest > 0 else np.where(std > 0, std, np.inf)
+        scaled = np.nan_to_num((numbers - np.array(self.static_mean)) / used, nan=0.0)
+        limit = self.scaling.static_limit
+        if limit is not None:
+            scaled = np.clip(scaled, -limit, limit)
+        if not self.scaling.one_hot:
+            return scaled.astype(np.float32)
         codes = [
             table.categories[:, i, None] == np.array(classes, dtype=np.str_)
             for i, classes in enumerate(self.categories.values())
@@ -169,7 +243,40 @@ class Scaler:
             for name, value in described.items()
         }
         values["categories"] = {k: tuple(v) for k, v in described["categories"].items()}
+        values["scaling"] = Scaling(**described["scaling"])
         return cls(**values)
+
+
+def log_sqrt(values: NDArray) -> NDArray:
+    """log10(sqrt(x) + 0.1): what torchhydro does to what is skewed like rain."""
+    return np.log10(np.sqrt(np.abs(values)) + 0.1)
+
+
+def _transformed(
+    forcing: NDArray[np.float32], names: tuple[str, ...], scaling: Scaling
+) -> NDArray[np.float32]:
+    """Forcings before their z-scores, shape [..., variable]."""
+    if not scaling.log_sqrt:
+        return forcing
+    forcing = forcing.copy()
+    for column, name in enumerate(names):
+        if name in SKEWED:
+            forcing[..., column] = log_sqrt(forcing[..., column])
+    return forcing
+
+
+def _class_numbers(table: StaticTable, categories: dict[str, tuple[str, ...]]) -> NDArray:
+    """Each class's place in the alphabet of the donors' classes, shape [basin, category]."""
+    numbers = np.full(table.categories.shape, NO_CLASS, dtype=np.float32)
+    for column, classes in enumerate(categories.values()):
+        for number, name in enumerate(classes):
+            numbers[table.categories[:, column] == name, column] = number
+    return numbers
+
+
+def _divisor(std: NDArray, smallest: float) -> NDArray:
+    """A standard deviation to divide by: 1 where it is 0, or smaller than wanted."""
+    return np.where((std > 0) & (std >= smallest), std, 1.0)
 
 
 def _variance(values: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -12,23 +12,23 @@ import numpy as np
 from aef_dagster.errors import UserError
 from aef_dagster.models.checkpoints import Checkpoint
 from aef_dagster.models.data import TrainingData
-from aef_dagster.models.inputs import refuse_gaps
+from aef_dagster.models.inputs import flow_units, refuse_gaps
 from aef_dagster.models.scoring import simulation_table
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from aef_dagster.models.network import BasinLSTM
+    from aef_dagster.models.engine.network import BasinLSTM
 
 
 def load_network(checkpoint: Checkpoint) -> "BasinLSTM":
     """The trained network of a model's checkpoint (not of an ensemble's)."""
     import torch
 
-    from aef_dagster.models.network import BasinLSTM
+    from aef_dagster.models.engine.running import new_network
 
-    scaler, budget = checkpoint.scaler(), checkpoint.job().budget
-    network = BasinLSTM(len(scaler.forcing_names), scaler.static_size, budget.hidden)
+    job = checkpoint.job()
+    network = new_network(checkpoint.scaler(), job.recipe, job.budget.hidden)
     weights = checkpoint.weights()
     network.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
     return network
@@ -61,13 +61,16 @@ def predict(
     UserError
         A basin, a day or a forcing value is missing, or the forcings are others.
     """
-    from aef_dagster.models import engine_cpu
+    from aef_dagster.models.engine.running import simulate, simulate_windowed
 
     job = checkpoint.job()
     rows, wanted = data.rows(gauge_ids), data.span(start, end)
-    days = slice(max(0, wanted.start - job.recipe.spinup_days), wanted.stop)
+    windowed = job.recipe.evaluation == "windowed"
+    before = job.budget.window - 1 if windowed else job.recipe.spinup_days
+    days = slice(max(0, wanted.start - before), wanted.stop)
     refuse_gaps(data, rows, days)
     table = data.representation(job.representation).take(rows)
+    units = flow_units(job, data, rows)
     simulations = []
     for member in checkpoint.members():
         model = Checkpoint.open(checkpoint.root, member)
@@ -78,9 +81,8 @@ def predict(
                 f"the data have {', '.join(data.forcing_names)}"
             )
         statics, network = scaler.scale_statics(table), load_network(model)
-        simulations.append(
-            engine_cpu.simulate(network, scaler, data.forcing, rows, statics, days, wanted)
-        )
+        run = simulate_windowed if windowed else simulate
+        simulations.append(run(network, scaler, data.forcing, rows, statics, units, days, wanted))
     members = np.stack(simulations)
     return simulation_table(
         tuple(gauge_ids),

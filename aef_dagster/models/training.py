@@ -2,8 +2,8 @@
 
 Here: `train`, which skips what is done, shares the rest among worker processes, and survives the
 death of any of them.
-Not here: worker processes (workers.py, worker.py), how a model is trained (engine_cpu.py).
-Another engine goes behind the same function. Importing this module, or reusing checkpoints,
+Not here: worker processes (workers.py, worker.py), which device there is (devices.py), how models
+are trained (engine/cpu.py, engine/gpu.py). Importing this module, or reusing checkpoints,
 imports no torch.
 """
 
@@ -20,12 +20,12 @@ from typing import Any
 from aef_dagster.errors import UserError
 from aef_dagster.models.checkpoints import Checkpoint, partial_folder
 from aef_dagster.models.data import TrainingData
+from aef_dagster.models.devices import Device, choose_device
 from aef_dagster.models.jobs import TrainingJob
+from aef_dagster.models.unfinished import sweep
 from aef_dagster.models.workers import WorkerPool
 
 logger = logging.getLogger(__name__)
-
-DEVICES = ("auto", "cpu", "cuda")
 
 
 @dataclass(frozen=True)
@@ -80,13 +80,14 @@ def train(
     workers: int | None = None,
     device: str = "auto",
     on_progress: Callable[[Progress], None] | None = None,
+    keep_every_s: float = 20.0,
 ) -> Iterator[Outcome]:
     """Train jobs, or reuse their checkpoints, and yield each result as it comes.
 
     Every model is trained in a worker process, even a single one: so its weights are the same
     bit for bit alone and beside others, and its memory is given back. A failed job, or a worker
     that dies, costs that job only. Closing the iterator early ends the workers at once and leaves
-    whole checkpoints only.
+    whole checkpoints, and the states of what was at work, from which the same job goes on.
 
     Parameters
     ----------
@@ -100,9 +101,11 @@ def train(
     workers
         Models trained at once; by default one per core, less where models use several threads.
     device
-        "cpu" or "auto"; "cuda" is refused by this version.
+        "cpu", "cuda" (several models at once on each GPU), or "auto": a GPU where there is one.
     on_progress
         Called in this thread.
+    keep_every_s
+        Seconds between the states that are kept of each training: what a kill costs at most.
 
     Returns
     -------
@@ -112,19 +115,15 @@ def train(
     Raises
     ------
     UserError
-        The device is unknown or has no engine, or `workers` is below 1.
+        The device is unknown or not there, or `workers` is below 1.
     """
-    if device not in DEVICES:
-        raise UserError(f"unknown device {device!r}: choose one of {', '.join(DEVICES)}")
-    if device == "cuda":
-        raise UserError(
-            "device cuda: this version trains on the CPU only, the GPU engine comes with a later "
-            "one; set AEF_DEVICE=auto or cpu"
-        )
     if workers is not None and workers < 1:
         raise UserError(f"at least one worker is needed, not {workers}")
     distinct = {job.hash: job for job in jobs}
-    return _train(list(distinct.values()), data, Path(checkpoints), workers, on_progress)
+    return _train(
+        list(distinct.values()), data, Path(checkpoints), workers, choose_device(device),
+        on_progress, keep_every_s,
+    )  # fmt: skip
 
 
 def usable_cores() -> int:
@@ -139,9 +138,11 @@ def _train(
     data: TrainingData,
     checkpoints: Path,
     workers: int | None,
+    device: Device,
     on_progress: Callable[[Progress], None] | None,
+    keep_every_s: float,
 ) -> Iterator[Outcome]:
-    waiting: deque[TrainingJob] = deque()
+    waiting: list[TrainingJob] = []
     for job in jobs:
         checkpoint = Checkpoint.open(checkpoints, job.hash)
         if checkpoint.exists:
@@ -149,40 +150,56 @@ def _train(
             yield Outcome(job, checkpoint.folder, None, True, 0.0, 0, 0.0, scores)
         else:
             waiting.append(job)
-    if waiting:
-        yield from _train_anew(waiting, data, checkpoints, workers, on_progress)
-
-
-def _train_anew(
-    waiting: deque[TrainingJob],
-    data: TrainingData,
-    checkpoints: Path,
-    workers: int | None,
-    on_progress: Callable[[Progress], None] | None,
-) -> Iterator[Outcome]:
+    if not waiting:
+        return
+    sweep(checkpoints)
     threads = max(job.threads for job in waiting)
-    count = workers or max(1, usable_cores() // threads)
     with ExitStack() as stack:
         # Left in reverse: workers end first, then what they were writing goes.
         partial = stack.enter_context(partial_folder(checkpoints))
         folder = _shared(data, waiting, partial)
-        pool = stack.enter_context(WorkerPool(folder, checkpoints, partial, threads))
-        for _ in range(min(count, len(waiting))):
-            pool.start(waiting.popleft())
-        while pool.busy:
-            worker, message = pool.next_message()
-            job = worker.job
-            if job is None:
-                continue  # An idle worker has ended, and is missed by nobody.
-            if message["event"] == "progress":
-                if on_progress is not None:
-                    on_progress(_progress(job, message["phase"], message["update"]))
-            else:
-                seconds = time.monotonic() - worker.since
-                worker.job = None
-                if waiting:  # before the result is looked at, which may take a while
-                    pool.start(waiting.popleft())
-                yield _outcome(job, message, seconds, checkpoints)
+        pool = WorkerPool(
+            folder, checkpoints, partial,
+            device=device.name, threads=threads, keep_every_s=keep_every_s,
+        )  # fmt: skip
+        shares = _shares(waiting, device)
+        count = device.gpus or workers or max(1, usable_cores() // threads)
+        yield from _work_off(stack.enter_context(pool), shares, count, checkpoints, on_progress)
+
+
+def _shares(jobs: list[TrainingJob], device: Device) -> deque[list[TrainingJob]]:
+    """What a worker gets at once: a job on a CPU, everything that is its GPU's on a GPU."""
+    if device.name == "cpu":
+        return deque([job] for job in jobs)
+    return deque(share for gpu in range(device.gpus) if (share := jobs[gpu :: device.gpus]))
+
+
+def _work_off(
+    pool: WorkerPool,
+    shares: deque[list[TrainingJob]],
+    count: int,
+    checkpoints: Path,
+    on_progress: Callable[[Progress], None] | None,
+) -> Iterator[Outcome]:
+    """Keep so many workers busy until nothing is left, and yield what they tell."""
+    for _ in range(min(count, len(shares))):
+        pool.start(shares.popleft())
+    while pool.busy:
+        worker, message = pool.next_message()
+        if message["event"] == "ended":
+            left, worker.jobs = list(worker.jobs.values()), {}
+            messages = [(job, message | {"event": "failed", "traceback": ""}) for job in left]
+        elif message["event"] == "progress":
+            if on_progress is not None:
+                on_progress(_progress(worker.jobs[message["job"]], message))
+            continue
+        else:
+            messages = [(worker.jobs.pop(message["job"]), message)]
+        seconds = time.monotonic() - worker.since
+        if not worker.jobs and shares and messages:
+            pool.start(shares.popleft())  # before the results are looked at, which takes a while
+        for job, told in messages:
+            yield _outcome(job, told, seconds, checkpoints)
 
 
 def _shared(data: TrainingData, jobs: Sequence[TrainingJob], partial: Path) -> Path:
@@ -199,15 +216,15 @@ def _shared(data: TrainingData, jobs: Sequence[TrainingJob], partial: Path) -> P
     return folder
 
 
-def _progress(job: TrainingJob, phase: str, update: int) -> Progress:
-    budget = job.budget
+def _progress(job: TrainingJob, message: dict[str, Any]) -> Progress:
+    update, budget = message["update"], job.budget
     return Progress(
         job_hash=job.hash,
         targets=job.targets,
         update=update,
-        updates=budget.updates,
+        updates=message["updates"],
         basin_days=update * budget.batch * budget.window,
-        phase=phase,
+        phase=message["phase"],
     )
 
 

@@ -1,8 +1,10 @@
-"""A process that trains one job after another, for `training.train`.
+"""A process that trains jobs, one after another or in groups, for `training.train`.
 
-Here: `python -m aef_dagster.models.worker DATA CHECKPOINTS PARTIAL`, which takes jobs as lines of
-JSON on its standard input and tells of them as lines of JSON on its standard output.
-Not here: who starts it and who gets which job (training.py), the training (engine_cpu.py).
+Here: `python -m aef_dagster.models.worker DATA CHECKPOINTS PARTIAL SECONDS DEVICE`, which takes
+lists of jobs as lines of JSON on its standard input, and tells of them as such lines on its
+standard output.
+Not here: who starts it and who gets which job (training.py), the training (engine/cpu.py,
+engine/gpu.py).
 
 A process of its own, rather than one of `multiprocessing`: it never imports the caller's main
 module (Dagster, a notebook), it gets memory settings that only count at a process's start, and it
@@ -16,14 +18,20 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from aef_dagster.errors import UserError
 from aef_dagster.models.data import TrainingData
 from aef_dagster.models.jobs import TrainingJob
+
+if TYPE_CHECKING:
+    from aef_dagster.models.engine.cpu import State, Trained
+    from aef_dagster.models.inputs import JobInputs
+    from aef_dagster.models.unfinished import UnfinishedFile
 
 SECONDS_BETWEEN_REPORTS = 0.3
 
@@ -32,88 +40,181 @@ def main() -> None:
     """Serve jobs until the standard input ends."""
     # Ctrl-C reaches every process of a terminal; the caller alone decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    data, checkpoints, partial = (Path(argument) for argument in sys.argv[1:4])
+    data, checkpoints, scratch = (Path(argument) for argument in sys.argv[1:4])
     # A library that prints must not break the protocol: only `channel` reaches the caller.
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     # Nobody reads any more: the caller is gone.
     with suppress(BrokenPipeError):
-        serve(sys.stdin, channel, data, checkpoints, partial)
+        serve(sys.stdin, channel, data, checkpoints, scratch, float(sys.argv[4]), sys.argv[5])
 
 
 def serve(
-    lines: Iterable[str], channel: TextIO, data_folder: Path, checkpoints: Path, partial: Path
+    lines: Iterable[str],
+    channel: TextIO,
+    data_folder: Path,
+    checkpoints: Path,
+    scratch: Path,
+    keep_every_s: float,
+    device: str,
 ) -> None:
-    """Train a job per line, and tell how each went.
+    """Train the jobs of each line, and tell how each went.
 
     Parameters
     ----------
     lines
-        Jobs as JSON.
+        Lists of jobs as JSON.
     channel
-        Takes messages: `progress` with phase and update, then `done`, or `failed` with error and
-        traceback ("" where the error is one the user can mend).
+        Takes messages, each with the job's hash: `progress` with phase, update and updates in all,
+        then `done`, or `failed` with error and traceback ("" where the user can mend it).
     data_folder
         What `TrainingData.save` wrote.
-    checkpoints, partial
-        Folders of finished and of unfinished checkpoints.
+    checkpoints, scratch
+        Folders of finished checkpoints and of those being written.
+    keep_every_s
+        How often the state of a training is saved.
+    device
+        "cpu": one job after another; "cuda": in groups.
     """
     data = TrainingData.open(data_folder)
+    train = _train_together if device == "cuda" else _train_in_turn
     for line in lines:
-        job = TrainingJob.from_json(json.loads(line))
+        jobs = [TrainingJob.from_json(described) for described in json.loads(line)]
+        desk = _Desk(channel, data, checkpoints, scratch, keep_every_s)
+        train(jobs, desk)
+
+
+class _Desk:
+    """What a worker has at hand: the data, where results go, who is told."""
+
+    def __init__(
+        self,
+        channel: TextIO,
+        data: TrainingData,
+        checkpoints: Path,
+        scratch: Path,
+        keep_every_s: float,
+    ):
+        self.data, self.keep_every_s = data, keep_every_s
+        self._channel, self._checkpoints, self._scratch = channel, checkpoints, scratch
+        self._told: dict[str, tuple[float, str]] = {}
+        self._started = time.monotonic()
+
+    def unfinished(self, job: TrainingJob) -> "UnfinishedFile":
+        """Where the job's state is kept."""
+        from aef_dagster.models.unfinished import UnfinishedFile
+
+        return UnfinishedFile(self._checkpoints, job.hash)
+
+    def report(self, job: TrainingJob, phase: str, update: int, updates: int) -> None:
+        """Tell how far a job is: a few times a second, and each phase's first."""
+        now = time.monotonic()
+        told, last = self._told.get(job.hash, (0.0, ""))
+        once = phase != last and phase in ("prepare", "simulate", "save")
+        if once or now - told >= SECONDS_BETWEEN_REPORTS:
+            self._told[job.hash] = now, phase
+            self._tell(job, "progress", phase=phase, update=update, updates=updates)
+
+    def finish(
+        self,
+        inputs: "JobInputs",
+        trained: "Trained",
+        resumed: "State | None",
+        engine: dict[str, Any],
+    ) -> None:
+        """Leave the checkpoint of a trained model, and say so."""
+        from aef_dagster.models.checkpoints import write_checkpoint
+        from aef_dagster.models.scoring import score_rows, simulation_table
+
+        job = inputs.job
+        dates = self.data.dates[inputs.test]
+        observed = self.data.streamflow[inputs.target_rows, inputs.test]
+        self.report(job, "save", trained.updates, trained.updates)
+        seconds = time.monotonic() - self._started + (resumed.seconds if resumed else 0.0)
+        write_checkpoint(
+            self._checkpoints,
+            job.hash,
+            partial=self._scratch,
+            job=job,
+            simulation=simulation_table(job.targets, dates, observed, trained.simulation),
+            scores=score_rows(job, dates, observed, trained.simulation),
+            run={
+                "seconds": round(seconds, 2),
+                "basin_days": trained.updates * job.budget.batch * job.budget.window,
+                "peak_mb": round(peak_mb(), 1),
+                "updates": trained.updates,
+                "best_update": trained.best_update,
+                "resumed_at": resumed.update if resumed else None,
+                "donors_left_out": trained.donors_left_out,
+            }
+            | engine
+            | _versions(),
+            weights=trained.weights,
+            scaler=inputs.scaler,
+            curve=trained.curve,
+        )
+        self.unfinished(job).remove()
+        self._tell(job, "done")
+
+    def fail(self, job: TrainingJob, error: Exception) -> None:
+        """Say why a job failed, with a traceback where the user cannot mend it."""
+        told, trace = str(error), ""
+        if not isinstance(error, UserError):
+            told = f"{type(error).__name__}: {error}"
+            trace = "".join(traceback.format_exception(error))
+        self._tell(job, "failed", error=told, traceback=trace)
+
+    def _tell(self, job: TrainingJob, event: str, **told: Any) -> None:
+        self._channel.write(json.dumps({"event": event, "job": job.hash} | told) + "\n")
+        self._channel.flush()
+
+
+def _train_in_turn(jobs: list[TrainingJob], desk: _Desk) -> None:
+    """Train jobs one after another on the CPU."""
+    for job in jobs:
         try:
-            _train(job, data, checkpoints, partial, _reporter(channel))
-            _tell(channel, event="done")
+            desk.report(job, "prepare", 0, job.budget.updates)
+            from aef_dagster.models.engine import cpu
+            from aef_dagster.models.inputs import prepare
+
+            inputs, unfinished = prepare(job, desk.data), desk.unfinished(job)
+            state = unfinished.read()
+            report = partial(desk.report, job)
+            trained = cpu.train(inputs, report, state, unfinished.write, desk.keep_every_s)
+            desk.finish(inputs, trained, state, {"engine": "cpu"})
         except BrokenPipeError:
             raise
-        except UserError as error:
-            _tell(channel, event="failed", error=str(error), traceback="")
         except Exception as error:
-            cause = f"{type(error).__name__}: {error}"
-            _tell(channel, event="failed", error=cause, traceback=traceback.format_exc())
+            desk.fail(job, error)
 
 
-def _train(
-    job: TrainingJob,
-    data: TrainingData,
-    checkpoints: Path,
-    partial: Path,
-    report: Callable[[str, int], None],
-) -> None:
-    """Train one job and leave its checkpoint."""
-    started = time.monotonic()
-    report("prepare", 0)
-    from aef_dagster.models import engine_cpu
-    from aef_dagster.models.checkpoints import write_checkpoint
+def _train_together(jobs: list[TrainingJob], desk: _Desk) -> None:
+    """Train jobs in groups on the GPU."""
+    from aef_dagster.models.engine import gpu
     from aef_dagster.models.inputs import prepare
-    from aef_dagster.models.scoring import score_rows, simulation_table
 
-    inputs = prepare(job, data)
-    trained = engine_cpu.train(inputs, report)
-    dates = data.dates[inputs.test]
-    observed = data.streamflow[inputs.target_rows, inputs.test]
-    scores = score_rows(job, dates, observed, trained.simulation)
-    report("save", job.budget.updates)
-    write_checkpoint(
-        checkpoints,
-        job.hash,
-        partial=partial,
-        job=job,
-        simulation=simulation_table(job.targets, dates, observed, trained.simulation),
-        scores=scores,
-        run={
-            "seconds": round(time.monotonic() - started, 2),
-            "basin_days": job.budget.basin_days,
-            "peak_mb": round(peak_mb(), 1),
-            "best_update": trained.best_update,
-            "donors_left_out": trained.donors_left_out,
-            "engine": "cpu",
-        }
-        | _versions(),
-        weights=trained.weights,
-        scaler=inputs.scaler,
-        curve=trained.curve,
+    ready = []
+    for job in jobs:
+        desk.report(job, "prepare", 0, job.budget.updates)
+        try:
+            ready.append(prepare(job, desk.data))
+        except UserError as error:
+            desk.fail(job, error)
+    files = [desk.unfinished(inputs.job) for inputs in ready]
+    states = {index: state for index, file in enumerate(files) if (state := file.read())}
+    results = gpu.train_jobs(
+        ready,
+        "cuda",
+        lambda index, *told: desk.report(ready[index].job, *told),
+        unfinished=states,
+        keep=lambda index, state: files[index].write(state),
+        keep_every_s=desk.keep_every_s,
     )
+    for index, result in results:
+        if isinstance(result, UserError):
+            desk.fail(ready[index].job, result)
+        else:
+            desk.finish(ready[index], result, states.get(index), result.run)
 
 
 def peak_mb() -> float:
@@ -140,26 +241,6 @@ def _versions() -> dict[str, str]:
         "torch": torch.__version__,
         "machine": platform.machine(),
     }
-
-
-def _reporter(channel: TextIO) -> Callable[[str, int], None]:
-    """A report function that lets through a few reports a second, and each phase's first."""
-    told, last = 0.0, ""
-
-    def report(phase: str, update: int) -> None:
-        nonlocal told, last
-        now = time.monotonic()
-        once = phase != last and phase in ("prepare", "simulate", "save")
-        if once or now - told >= SECONDS_BETWEEN_REPORTS:
-            told, last = now, phase
-            _tell(channel, event="progress", phase=phase, update=update)
-
-    return report
-
-
-def _tell(channel: TextIO, **message: Any) -> None:
-    channel.write(json.dumps(message) + "\n")
-    channel.flush()
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
@@ -30,28 +31,30 @@ Message = dict[str, Any]
 
 
 class Worker:
-    """A worker process and the job it is at (None = idle).
+    """A worker process and the jobs it is at (none = idle).
 
     Parameters
     ----------
     arguments
-        Folders of data, checkpoints and partial checkpoints.
-    threads
-        Threads of the numerical libraries.
+        The process's command line: folders, seconds between states, device.
+    environment
+        Variables of its own, on top of the caller's.
     log
         File that takes what the process says on its standard error.
     inbox
         Takes (worker, message) for each message, and (worker, None) when the process has ended.
     """
 
-    def __init__(self, arguments: list[str], threads: int, log: Path, inbox: queue.Queue):
-        self.job: TrainingJob | None = None
+    def __init__(
+        self, arguments: list[str], environment: dict[str, str], log: Path, inbox: queue.Queue
+    ):
+        self.jobs: dict[str, TrainingJob] = {}
+        self.gpu = environment.get("CUDA_VISIBLE_DEVICES")
         self.since = time.monotonic()
         self._log, self._inbox = log, inbox
         package = str(Path(aef_dagster.__file__).resolve().parents[1])
         known = os.environ.get("PYTHONPATH")
-        environment = os.environ | KEEP_MEMORY
-        environment["OMP_NUM_THREADS"] = environment["MKL_NUM_THREADS"] = str(threads)
+        environment = os.environ | KEEP_MEMORY | environment
         environment["PYTHONPATH"] = os.pathsep.join([package, known] if known else [package])
         with log.open("w") as errors:
             self.process = subprocess.Popen(
@@ -64,13 +67,14 @@ class Worker:
         self._reader = threading.Thread(target=self._listen, daemon=True)
         self._reader.start()
 
-    def give(self, job: TrainingJob) -> None:
-        """Send a job to the process."""
-        self.job, self.since = job, time.monotonic()
+    def give(self, jobs: Sequence[TrainingJob]) -> None:
+        """Send jobs to the process, which trains them one after another or in groups."""
+        self.jobs, self.since = {job.hash: job for job in jobs}, time.monotonic()
+        line = json.dumps([job.to_json() for job in jobs])
         assert self.process.stdin is not None
         # Where it has died, its end arrives in the inbox, and is told as this job's failure.
         with suppress(OSError):
-            self.process.stdin.write(json.dumps(job.to_json()).encode() + b"\n")
+            self.process.stdin.write(line.encode() + b"\n")
             self.process.stdin.flush()
 
     def end(self) -> None:
@@ -91,9 +95,11 @@ class Worker:
         """One sentence on a process that ended by itself."""
         code = self.process.wait()
         who = "an idle worker process"
-        if self.job is not None:
-            basins = ", ".join(self.job.targets[:5])
-            who = f"the worker process training basin {basins} (job {self.job.hash})"
+        if self.jobs:
+            job = next(iter(self.jobs.values()))
+            basins = ", ".join(job.targets[:5])
+            others = f" and {len(self.jobs) - 1} other models" if len(self.jobs) > 1 else ""
+            who = f"the worker process training basin {basins} (job {job.hash}){others}"
         if code < 0:
             return (
                 f"{who} was ended by {signal.Signals(-code).name}; where nobody did that, the "
@@ -111,19 +117,34 @@ class Worker:
 
 
 class WorkerPool:
-    """Workers, started when there is a job and none is idle, ended with the `with` block.
+    """Workers, started when there are jobs and none is idle, ended with the `with` block.
 
     Parameters
     ----------
     data, checkpoints, partial
         Folders of the shared arrays, of finished and of unfinished checkpoints.
+    device
+        "cpu", or "cuda": then each worker has a GPU of its own.
     threads
         Threads of the numerical libraries in each worker.
+    keep_every_s
+        How often a worker saves the state of what it trains.
     """
 
-    def __init__(self, data: Path, checkpoints: Path, partial: Path, threads: int):
-        self._arguments = [str(path.resolve()) for path in (data, checkpoints, partial)]
-        self._logs, self._threads = partial, threads
+    def __init__(
+        self,
+        data: Path,
+        checkpoints: Path,
+        partial: Path,
+        *,
+        device: str,
+        threads: int,
+        keep_every_s: float,
+    ):
+        folders = [str(path.resolve()) for path in (data, checkpoints, partial)]
+        self._arguments = [*folders, str(keep_every_s), device]
+        self._logs, self._device = partial, device
+        self._environment = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
         self._workers: list[Worker] = []
         self._inbox: queue.Queue[tuple[Worker, Message | None]] = queue.Queue()
 
@@ -138,26 +159,36 @@ class WorkerPool:
 
     @property
     def busy(self) -> int:
-        """Number of workers at a job."""
-        return sum(worker.job is not None for worker in self._workers)
+        """Number of workers at work."""
+        return sum(bool(worker.jobs) for worker in self._workers)
 
-    def start(self, job: TrainingJob) -> None:
-        """Give a job to an idle worker, or to a new one."""
-        worker = next((worker for worker in self._workers if worker.job is None), None)
+    def start(self, jobs: Sequence[TrainingJob]) -> None:
+        """Give jobs to an idle worker, or to a new one."""
+        worker = next((worker for worker in self._workers if not worker.jobs), None)
         if worker is None:
             log = self._logs / f"worker-{time.monotonic_ns()}.log"
-            worker = Worker(self._arguments, self._threads, log, self._inbox)
+            environment = self._environment
+            if self._device == "cuda":
+                environment = environment | {"CUDA_VISIBLE_DEVICES": str(self._free_gpu())}
+            worker = Worker(self._arguments, environment, log, self._inbox)
             self._workers.append(worker)
-        worker.give(job)
+        worker.give(jobs)
+
+    def _free_gpu(self) -> str:
+        """The first GPU, of those this process may see, that no worker has."""
+        seen = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        names = seen.split(",") if seen else [str(number) for number in range(64)]
+        taken = {worker.gpu for worker in self._workers}
+        return next(name for name in names if name not in taken)
 
     def next_message(self) -> tuple[Worker, Message]:
         """Wait for the next message of any worker.
 
-        The end of a process comes as the message that its job failed; the process is forgotten.
+        The end of a process comes as the message `ended`; the process is forgotten.
         """
         worker, message = self._inbox.get()
         if message is None:
-            message = {"event": "failed", "error": worker.how_it_ended(), "traceback": ""}
+            message = {"event": "ended", "error": worker.how_it_ended()}
             self._workers.remove(worker)
             worker.end()
         return worker, message

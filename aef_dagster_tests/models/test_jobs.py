@@ -7,7 +7,7 @@ import pytest
 
 from aef_dagster.basins.periods import Periods
 from aef_dagster.errors import UserError
-from aef_dagster.models.jobs import BUDGETS, Recipe, TrainingJob
+from aef_dagster.models.jobs import BUDGETS, RECIPES, Recipe, Scaling, TrainingJob
 
 
 def test_a_job_that_would_leak_cannot_exist(make_job):
@@ -62,6 +62,8 @@ def test_hash_is_sensitive_to_all_that_determines_weights(make_job):
         {"periods": replace(job.periods, test_end="2004-09-29")},
         {"representation": "none"},
         {"recipe": replace(job.recipe, dropout=0.39)},
+        {"recipe": replace(job.recipe, scaling=Scaling(one_hot=False))},
+        {"recipe": replace(job.recipe, static_layers=(16,))},
         {"budget": replace(job.budget, updates=21)},
         {"seed": 1},
         {"threads": 2},
@@ -80,6 +82,14 @@ def test_json_returns_the_same_job(make_job):
     assert again == job
     assert again.hash == job.hash
     assert len(job.hash) == 16
+    for recipe in (*RECIPES.values(), replace(job.recipe, static_layers=(16, 8))):
+        job = make_job(recipe=recipe)
+        assert TrainingJob.from_json(json.loads(json.dumps(job.to_json()))) == job
+
+
+def test_a_choice_that_there_is_not_is_refused():
+    with pytest.raises(UserError, match="loss must be one of nse, rmse, not 'mae'"):
+        Recipe(loss="mae")
 
 
 def test_hash_is_the_same_in_another_process(make_job):
@@ -109,8 +119,15 @@ def test_learning_rate_rises_to_its_peak_and_falls_to_nothing():
     assert recipe.learning_rate_at(0, 1) == 1.0
 
 
+def test_the_exponential_rate_falls_by_epochs():
+    recipe = RECIPES["paper"]
+    assert recipe.learning_rate_at(0, 100, epoch=0) == 1e-4
+    assert recipe.learning_rate_at(99, 100, epoch=2) == pytest.approx(0.9025e-4)
+
+
 def test_budgets_are_what_tables_say():
-    assert BUDGETS["tiny"].basin_days == 300 * 32 * 270
-    assert BUDGETS["donor"].basin_days == 600 * 64 * 365
-    assert (BUDGETS["full"].hidden, BUDGETS["full"].updates) == (128, 2500)
+    assert BUDGETS["tiny"].basin_days == 2_592_000
+    assert BUDGETS["donor"].basin_days == 14_016_000
+    assert BUDGETS["full"].hidden == 128
+    assert BUDGETS["full"].basin_days == 35_040_000
     assert all(budget.name == name for name, budget in BUDGETS.items())

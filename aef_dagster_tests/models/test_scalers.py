@@ -2,10 +2,12 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from aef_dagster.errors import UserError
 from aef_dagster.models.data import StaticTable
-from aef_dagster.models.scalers import Scaler
+from aef_dagster.models.jobs import Scaling
+from aef_dagster.models.scalers import Scaler, log_sqrt
 
 DONORS = ("00000001", "00000002", "00000003")
 
@@ -28,8 +30,9 @@ def world():
     return forcing, flow, table
 
 
-def fit(forcing, flow, table):
-    return Scaler.fit(DONORS, ("prcp", "pet"), forcing, flow, table, static_limit=5.0)
+def fit(forcing, flow, table, scaling=None, units=None):
+    units = np.ones(3, dtype=np.float32) if units is None else units
+    return Scaler.fit(scaling or Scaling(), DONORS, ("prcp", "pet"), forcing, flow, units, table)
 
 
 def test_statistics_are_those_of_all_donors_together(world):
@@ -73,9 +76,104 @@ def test_static_inputs_of_any_basin(world):
     )
 
 
+def test_static_inputs_without_a_limit_are_not_cut_off(world):
+    scaler = fit(*world, Scaling(static_limit=None))
+    table = statics([[1000.0, 7.0]], ["clay"])
+    np.testing.assert_array_equal(scaler.scale_statics(table), [[998.0, 0.0, 1.0, 0.0]])
+
+
+def test_classes_as_numbers_take_one_column_each(world):
+    scaler = fit(*world, Scaling(one_hot=False))
+    assert scaler.static_size == 3
+    # clay, sand and missing are 0, 1 and -1: mean 0, variance 2/3.
+    table = statics([[2.0, 7.0]] * 4, ["sand", "clay", "", "peat"])
+    expected = np.array([1.0, 0.0, -1.0, -1.0]) / np.sqrt(2 / 3)
+    np.testing.assert_allclose(scaler.scale_statics(table)[:, 2], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "scaling",
+    [
+        Scaling(),
+        Scaling(log_sqrt=True),
+        Scaling(flow_by_prcp=True),
+        Scaling(log_sqrt=True, flow_by_prcp=True, one_hot=False, static_limit=None),
+    ],
+)
+def test_flow_comes_back_from_its_scale(world, scaling):
+    units = np.array([2.0, 0.5, 7.0], dtype=np.float32)
+    scaler = fit(*world, scaling, units)
+    flow = np.array([[0.0, 0.003, 0.4], [1.0, 50.0, np.nan]], dtype=np.float32)
+    scaled = scaler.scale_flow(flow, units)
+    assert scaled.dtype == np.float32
+    np.testing.assert_allclose(scaler.unscale_flow(scaled, units), flow, rtol=1e-4, atol=2e-6)
+    np.testing.assert_allclose(scaled[0, 0], scaler.no_flow, rtol=1e-5)
+    # The same inverse serves tensors, inside the loss.
+    as_tensor = scaler.unscale_flow(torch.from_numpy(scaled), torch.from_numpy(units))
+    np.testing.assert_allclose(as_tensor, flow, rtol=1e-4, atol=2e-6)
+
+
+def test_flow_is_z_scored_after_division_and_logarithm(world):
+    forcing, flow, table = world
+    units = np.array([2.0, 0.5, 7.0], dtype=np.float32)
+    scaler = fit(*world, Scaling(log_sqrt=True), units)
+    divided = (flow.astype(np.float64) / units[:, None])[np.isfinite(flow)]
+    logarithms = np.log10(np.sqrt(divided) + 0.1)
+    assert scaler.flow_mean == pytest.approx(logarithms.mean(), rel=1e-5)
+    assert scaler.flow_std == pytest.approx(logarithms.std(), rel=1e-5)
+    scaled = scaler.scale_flow(flow.T, units)
+    assert np.nanmean(scaled) == pytest.approx(0.0, abs=1e-5)
+    assert np.nanstd(scaled) == pytest.approx(1.0, abs=1e-5)
+    # The weights of the NSE loss stay those of flow in mm/day.
+    assert scaler.donor_flow_std["00000001"] == pytest.approx(np.nanstd(flow[0]), rel=1e-5)
+
+
+def test_below_no_flow_there_is_no_flow(world):
+    scaler = fit(*world, Scaling(log_sqrt=True))
+    below = np.array([scaler.no_flow - 1e-3, scaler.no_flow - 3.0])
+    np.testing.assert_array_equal(scaler.unscale_flow(below, np.ones(2)), [0.0, 0.0])
+
+
+def test_logarithms_are_taken_of_rain_and_pet_only():
+    rng = np.random.default_rng(5)
+    forcing = rng.gamma(1.0, 2.0, size=(2, 50, 3)).astype(np.float32)
+    table = StaticTable(DONORS[:2], np.zeros((2, 0), np.float32), (), np.zeros((2, 0), "<U1"), ())
+    names, flow, units = ("prcp", "vp", "pet"), forcing[:, :, 1], np.ones(2, dtype=np.float32)
+    scaler = Scaler.fit(Scaling(log_sqrt=True), DONORS[:2], names, forcing, flow, units, table)
+    expected = forcing.astype(np.float64)
+    expected[..., [0, 2]] = np.log10(np.sqrt(expected[..., [0, 2]]) + 0.1)
+    expected = (expected - expected.mean((0, 1))) / expected.std((0, 1))
+    before = forcing.copy()
+    np.testing.assert_allclose(scaler.scale_forcing(forcing), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(forcing, before)
+
+
+def test_log_sqrt():
+    # sqrt(x) + 0.1 is 0.1, 1 and 10.
+    np.testing.assert_allclose(log_sqrt(np.array([0.0, 0.81, 98.01])), [-1, 0, 1], atol=1e-12)
+
+
+def test_a_small_spread_is_taken_for_one_where_the_scaling_says_so(world):
+    forcing, flow, _ = world
+    forcing = forcing.copy()
+    forcing[:, ::2, 1] += 1e-3  # std 0.0005
+    table = statics([[0.5, 1.0], [0.501, 2.0], [0.502, 3.0]], ["clay"] * 3)
+    guarded = fit(forcing, flow, table, Scaling(smallest_std=1e-3))
+    assert guarded.forcing_std[1] == 1.0
+    np.testing.assert_allclose(
+        guarded.scale_statics(table)[:, 0], [-0.001, 0.0, 0.001], rtol=1e-3, atol=1e-7
+    )
+    plain = fit(forcing, flow, table)
+    assert plain.forcing_std[1] == pytest.approx(5e-4, rel=1e-3)
+    np.testing.assert_allclose(
+        plain.scale_statics(table)[:, 0], [-1.2247449, 0.0, 1.2247449], rtol=1e-3, atol=1e-3
+    )
+
+
 def test_json_keeps_every_bit(world):
-    scaler = fit(*world)
-    assert Scaler.from_json(json.loads(json.dumps(scaler.to_json()))) == scaler
+    for scaling in (Scaling(), Scaling(log_sqrt=True, one_hot=False, static_limit=None)):
+        scaler = fit(*world, scaling)
+        assert Scaler.from_json(json.loads(json.dumps(scaler.to_json()))) == scaler
 
 
 def test_other_columns_are_refused(world):

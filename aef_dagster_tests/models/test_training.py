@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+import torch
 
 from aef_dagster.errors import UserError
 from aef_dagster.models.checkpoints import Checkpoint
+from aef_dagster.models.devices import choose_device
 from aef_dagster.models.ensembles import ensemble
 from aef_dagster.models.jobs import Budget
 from aef_dagster.models.simulate import predict
@@ -31,7 +33,8 @@ def left_behind(root: Path) -> list[str]:
     """What lies beside whole checkpoints."""
     names = [path.name for path in root.iterdir() if not (path / "manifest.json").exists()]
     partial = root / ".partial"
-    return [name for name in names if name != ".partial"] + [p.name for p in partial.iterdir()]
+    names = [name for name in names if name not in (".partial", ".unfinished")]
+    return names + [p.name for p in partial.iterdir()]
 
 
 def worker_processes() -> list[psutil.Process]:
@@ -50,6 +53,11 @@ def test_alone_beside_others_and_reused(toy, make_job, tmp_path):
         assert not outcome.reused
         assert outcome.basin_days == 20 * 8 * 60
         assert outcome.peak_mb > 50
+        # One worker trained two, and the first one's time is not that of the second.
+        assert (
+            outcome.seconds
+            > 0.9 * Checkpoint.open(tmp_path / "two", outcome.job.hash).run()["seconds"]
+        )
         assert [row["gauge_id"] for row in outcome.scores] == ["00000001"]
     assert {event.job_hash for event in heard} == {job.hash for job in jobs}
     assert {event.phase for event in heard} >= {"prepare", "simulate", "save"}
@@ -122,6 +130,28 @@ class Enough(Exception):
     pass
 
 
+def test_a_killed_training_goes_on_where_it_was(toy, make_job, tmp_path):
+    job = make_job(budget=Budget("some", hidden=8, updates=1500, batch=8, window=60))
+
+    def kill(progress):
+        if progress.update > 500:
+            for process in worker_processes():
+                process.kill()
+
+    (killed,) = train([job], toy, tmp_path, on_progress=kill, keep_every_s=0.1)
+    assert "was ended by SIGKILL" in killed.error
+    (kept,) = (tmp_path / ".unfinished").iterdir()
+    assert kept.name == f"{job.hash}.safetensors"
+
+    (again,) = train([job], toy, tmp_path)
+    checkpoint = Checkpoint.open(tmp_path, job.hash)
+    assert again.error is None
+    assert 0 < checkpoint.run()["resumed_at"] < 1500
+    assert not kept.exists()
+    list(train([job], toy, tmp_path / "whole"))
+    assert files(checkpoint) == files(Checkpoint.open(tmp_path / "whole", job.hash))
+
+
 def test_stopping_early_ends_the_workers_and_leaves_nothing_half(toy, make_job, tmp_path):
     def stop(progress):
         if progress.phase == "train":
@@ -164,9 +194,24 @@ list(train([job], TrainingData.open(folder / "data"), folder / "checkpoints", on
         psutil.Process(int(caller.stdout)).wait(timeout=10)
 
 
-def test_devices_and_workers_that_do_not_exist_are_refused_at_once(toy, make_job, tmp_path):
-    with pytest.raises(UserError, match="the GPU engine comes with a later one"):
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
+def test_a_gpu_that_is_not_there_is_never_replaced_by_the_cpu(toy, make_job, tmp_path):
+    reason = "built without CUDA" if torch.version.cuda is None else "finds no GPU"
+    with pytest.raises(UserError, match=f"device cuda: .*{reason}.*set AEF_DEVICE=auto or cpu"):
         train([make_job()], toy, tmp_path, device="cuda")
+    assert choose_device("auto").name == "cpu"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_jobs_are_trained_together_on_a_gpu(toy, make_job, tmp_path):
+    jobs = [make_job(seed=seed) for seed in range(4)]
+    outcomes = list(train(jobs, toy, tmp_path, device="cuda"))
+    assert {outcome.job for outcome in outcomes} == set(jobs)
+    assert all(outcome.error is None for outcome in outcomes)
+    assert Checkpoint.open(tmp_path, jobs[0].hash).run()["engine"] == "gpu"
+
+
+def test_devices_and_workers_that_do_not_exist_are_refused_at_once(toy, make_job, tmp_path):
     with pytest.raises(UserError, match="unknown device 'tpu'"):
         train([make_job()], toy, tmp_path, device="tpu")
     with pytest.raises(UserError, match="at least one worker"):

@@ -5,8 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from aef_dagster.models import engine_cpu, worker
+from aef_dagster.models import worker
 from aef_dagster.models.checkpoints import Checkpoint
+from aef_dagster.models.engine import cpu
 from aef_dagster.models.inputs import prepare
 from aef_dagster.models.jobs import Budget
 
@@ -16,10 +17,10 @@ def serve(toy, tmp_path):
     def serve(*jobs, data=toy):
         data.save(tmp_path / "data")
         channel = io.StringIO()
-        lines = [json.dumps(job.to_json()) for job in jobs]
+        lines = [json.dumps([job.to_json()]) for job in jobs]
         folders = tmp_path / "data", tmp_path / "checkpoints", tmp_path / "partial"
         (tmp_path / "checkpoints").mkdir()
-        worker.serve(lines, channel, *folders)
+        worker.serve(lines, channel, *folders, 20.0, "cpu")
         return [json.loads(line) for line in channel.getvalue().splitlines()]
 
     return serve
@@ -27,11 +28,17 @@ def serve(toy, tmp_path):
 
 def test_a_job_becomes_a_checkpoint(serve, toy, make_job, tmp_path):
     messages = serve(make_job())
-    assert messages[0] == {"event": "progress", "phase": "prepare", "update": 0}
-    assert messages[-2] == {"event": "progress", "phase": "save", "update": 20}
-    assert messages[-1] == {"event": "done"}
+    assert messages[0] == {
+        "event": "progress",
+        "job": make_job().hash,
+        "phase": "prepare",
+        "update": 0,
+        "updates": 20,
+    }
+    assert (messages[-2]["phase"], messages[-2]["update"]) == ("save", 20)
+    assert messages[-1] == {"event": "done", "job": make_job().hash}
     checkpoint = Checkpoint.open(tmp_path / "checkpoints", make_job().hash)
-    expected = engine_cpu.train(prepare(make_job(), toy))
+    expected = cpu.train(prepare(make_job(), toy))
     for name, values in checkpoint.weights().items():
         np.testing.assert_array_equal(values, expected.weights[name])
     table = checkpoint.simulation()

@@ -48,6 +48,24 @@ def masked_nse_loss(
     return (error.square() * weights).sum() / (~missing).sum().clamp(min=1)
 
 
+def masked_rmse_loss(simulated: torch.Tensor, observed: torch.Tensor) -> torch.Tensor:
+    """Root mean squared error over all observed values at once, NaN in `observed` = missing.
+
+    Parameters
+    ----------
+    simulated, observed
+        Scaled flow, shape [day, window].
+
+    Returns
+    -------
+    Tensor
+        A scalar; NaN where nothing is observed.
+    """
+    missing = torch.isnan(observed)
+    error = (simulated - torch.nan_to_num(observed)).masked_fill(missing, 0.0)
+    return (error.square().sum() / (~missing).sum()).sqrt()
+
+
 def nse_by_basin(
     simulated: NDArray[np.float32], observed: NDArray[np.float32]
 ) -> NDArray[np.float64]:

@@ -9,18 +9,19 @@ record does, because weather of earlier years tells nothing of what is tested.
 """
 
 from collections.abc import Iterable
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aef_dagster.errors import UserError
+from aef_dagster.models.engine.draws import Draws
+
+Drawn = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 
-class WindowSampler:
-    """Draws windows: a basin uniformly, then one of its eligible starts uniformly.
-
-    A start is eligible when the loss would see at least one observation. Basins that have none
-    are left out (`basins_left_out`).
+class Windows:
+    """The windows that training may see: those whose loss would see at least one observation.
 
     Parameters
     ----------
@@ -32,13 +33,20 @@ class WindowSampler:
         Position of the first day that a window may begin on.
     window, warmup
         Days per window, and how many of them come before the loss.
-    rng
-        Where the draws come from.
+
+    Attributes
+    ----------
+    basins
+        Donors that have such windows; the others are left out (`basins_left_out`).
+    counts, offsets
+        Per basin of these, how many windows it has and where its first one lies in `starts`.
+    starts
+        Positions of their first days, basin after basin.
 
     Raises
     ------
     UserError
-        The training period is shorter than the days of the loss, or no window is eligible.
+        The training period is shorter than the days of the loss, or there is no such window.
     """
 
     def __init__(
@@ -48,7 +56,6 @@ class WindowSampler:
         first_day: int,
         window: int,
         warmup: int,
-        rng: np.random.Generator,
     ):
         first = max(first_day, train.start - warmup)
         last = train.stop - window
@@ -70,24 +77,57 @@ class WindowSampler:
             raise UserError(
                 f"none of the {len(counts)} donors has flow on a day that training could see"
             )
-        self._counts = counts[self.basins]
-        self._offsets = np.cumsum(self._counts) - self._counts
-        self._starts = np.concatenate(eligible)
-        self._rng = rng
+        self.counts = counts[self.basins]
+        self.offsets = np.cumsum(self.counts) - self.counts
+        self.starts = np.concatenate(eligible)
 
-    def draw(self, batch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Basins and starts of one batch.
 
-        Returns
-        -------
-        basins
-            Which of the donors, shape [batch].
-        starts
-            Positions of the first day of each window, shape [batch].
+class Sampler(Protocol):
+    """Which windows an update sees."""
+
+    def draw(self, update: int) -> Drawn:
+        """Windows of an update, counted from 0: rows of donors and positions of first days.
+
+        Both of shape [batch], and the same whatever was drawn before.
         """
-        chosen = self._rng.integers(self.basins.size, size=batch)
-        within = self._rng.integers(self._counts[chosen])
-        return self.basins[chosen], self._starts[self._offsets[chosen] + within].astype(np.int64)
+        ...
+
+
+class RandomSampler:
+    """A basin uniformly, then one of its windows uniformly, with replacement."""
+
+    def __init__(self, windows: Windows, batch: int, draws: Draws):
+        self._windows, self._batch, self._draws = windows, batch, draws
+
+    def draw(self, update: int) -> Drawn:
+        """See `Sampler`."""
+        windows = self._windows
+        uniform = self._draws.uniform("windows", update, 2 * self._batch)
+        chosen = (uniform[: self._batch] * windows.basins.size).astype(np.int64)
+        within = (uniform[self._batch :] * windows.counts[chosen]).astype(np.int64)
+        starts = windows.starts[windows.offsets[chosen] + within]
+        return windows.basins[chosen], starts.astype(np.int64)
+
+
+class EpochSampler:
+    """Every window once an epoch, in an order of its own; an epoch's last batch may be smaller."""
+
+    def __init__(self, windows: Windows, batch: int, draws: Draws):
+        self._windows, self._batch, self._draws = windows, batch, draws
+        self.updates_per_epoch = -(-windows.starts.size // batch)
+        self._epoch, self._order = -1, np.zeros(0, dtype=np.int64)
+
+    def draw(self, update: int) -> Drawn:
+        """See `Sampler`."""
+        epoch, batch = divmod(update, self.updates_per_epoch)
+        windows = self._windows
+        if epoch != self._epoch:
+            seed = int(self._draws.bits("epoch", epoch, 1)[0])
+            self._order = np.random.default_rng(seed).permutation(windows.starts.size)
+            self._epoch = epoch
+        drawn = self._order[batch * self._batch : (batch + 1) * self._batch]
+        basin = np.searchsorted(windows.offsets, drawn, side="right") - 1
+        return windows.basins[basin], windows.starts[drawn].astype(np.int64)
 
 
 def gather(

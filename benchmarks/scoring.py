@@ -22,7 +22,7 @@ TOLERANCE = 1e-9
 
 def run() -> dict[str, object]:
     """Measure, print, and return the RESULT."""
-    cost = in_fresh_process("benchmarks.metrics", "both")
+    cost = in_fresh_process("benchmarks.scoring", "both")
     told = cost.answer
     if told["difference"] > TOLERANCE:
         raise UserError(f"the metrics differ by {told['difference']:.1e}: mend that first")
@@ -32,7 +32,7 @@ def run() -> dict[str, object]:
         for name, count, seconds in (("ours", len(METRICS), ours), ("HydroErr", 5, peer))
     ]
     print_table(
-        f"metrics, {BASINS} basins x {DAYS} days, {MISSING:.0%} missing, largest difference "
+        f"scoring, {BASINS} basins x {DAYS} days, {MISSING:.0%} missing, largest difference "
         f"{told['difference']:.0e}",
         ("", "metrics", "CPU s", "ms a basin"), rows,
     )  # fmt: skip

@@ -5,10 +5,13 @@ import pytest
 
 from aef_dagster.errors import UserError
 from aef_dagster.models.data import TrainingData
-from aef_dagster.models.engine_cpu import _validation_marks, simulate, train
+from aef_dagster.models.engine.cpu import Training, train, validation_marks
+from aef_dagster.models.engine.draws import Draws
+from aef_dagster.models.engine.losses import nse_by_basin
+from aef_dagster.models.engine.network import BasinLSTM
+from aef_dagster.models.engine.running import simulate
 from aef_dagster.models.inputs import prepare
-from aef_dagster.models.jobs import Budget, Recipe
-from aef_dagster.models.losses import nse_by_basin
+from aef_dagster.models.jobs import PAPER, Budget, Recipe, Scaling
 
 
 def trained(job, data):
@@ -132,29 +135,117 @@ def test_a_missing_forcing_value_names_basin_and_day(toy, make_job):
 
 
 def test_basins_simulated_together_or_alone_are_the_same(toy, make_job, monkeypatch):
-    from aef_dagster.models import engine_cpu
-    from aef_dagster.models.network import BasinLSTM
+    from aef_dagster.models.engine import running
 
     inputs = prepare(make_job(targets=("00000001",)), toy)
     network = BasinLSTM(7, inputs.scaler.static_size, 8)
-    network.initialise(3.0, np.random.default_rng(0))
-    rows = inputs.donor_rows
-    arguments = (network, inputs.scaler, toy.forcing, rows, inputs.donor_statics)
+    network.initialise(3.0, Draws(0))
+    rows, units = inputs.donor_rows, inputs.donor_flow_units
+    arguments = (network, inputs.scaler, toy.forcing, rows, inputs.donor_statics, units)
     whole = simulate(*arguments, slice(100, 200), slice(150, 200))
-    monkeypatch.setattr(engine_cpu, "SIMULATED_AT_ONCE", 2)
+    monkeypatch.setattr(running, "SIMULATED_AT_ONCE", 2)
     np.testing.assert_allclose(
         simulate(*arguments, slice(100, 200), slice(150, 200)), whole, rtol=1e-5, atol=1e-6
     )
 
 
 def test_validations_are_spread_evenly_and_end_with_the_last_update():
-    assert sorted(_validation_marks(600, 8)) == [75, 150, 225, 300, 375, 450, 525, 600]
-    assert sorted(_validation_marks(3, 8)) == [1, 2, 3]
+    assert sorted(validation_marks(600, 8, None)) == [75, 150, 225, 300, 375, 450, 525, 600]
+    assert sorted(validation_marks(3, 8, None)) == [1, 2, 3]
+    assert sorted(validation_marks(10, 8, 4)) == [4, 8, 10]
+    assert sorted(validation_marks(8, 1, 4)) == [4, 8]
 
 
 def test_progress_is_reported(toy, make_job):
     told = []
-    train(prepare(make_job(), toy), lambda phase, update: told.append((phase, update)))
-    assert told.count(("train", 20)) == 1
-    assert [phase for phase, _ in told].count("validate") == 2
-    assert told[-1] == ("simulate", 20)
+    train(prepare(make_job(), toy), lambda *message: told.append(message))
+    assert told.count(("train", 20, 20)) == 1
+    assert [phase for phase, _, _ in told].count("validate") == 2
+    assert told[-1] == ("simulate", 20, 20)
+
+
+RECIPES_TO_RESUME = {
+    "strong": Recipe(validations=3, spinup_days=60),
+    "averaged": Recipe(validations=3, spinup_days=60, averaging=0.3),
+    "epochs": replace(PAPER, learning_rate=1e-2, patience=None),
+}
+
+
+@pytest.mark.parametrize("name", RECIPES_TO_RESUME)
+@pytest.mark.parametrize("stopped_after", [1, 7, 19])
+def test_a_training_taken_up_again_ends_as_if_it_had_never_stopped(
+    toy, make_job, name, stopped_after
+):
+    job = make_job(recipe=RECIPES_TO_RESUME[name], donors=("00000002", "00000003"))
+    job = replace(job, budget=replace(job.budget, batch=90))
+    inputs = prepare(job, toy)
+    whole = train(inputs)
+    states = []
+    train(inputs, keep=states.append, keep_every_s=0.0)
+    assert [state.update for state in states] == list(range(1, 21))
+    again = train(inputs, unfinished=states[stopped_after - 1])
+    assert weights_bits(again) == weights_bits(whole)
+    assert again.simulation.tobytes() == whole.simulation.tobytes()
+    assert [row["valid_nse"] for row in again.curve] == [row["valid_nse"] for row in whole.curve]
+    assert [row["train_loss"] for row in again.curve] == [row["train_loss"] for row in whole.curve]
+    # A state from elsewhere does change the end, so that equality above means something.
+    other = states[0].arrays | {"weights.input_bias": states[0].arrays["weights.input_bias"] + 1}
+    assert weights_bits(train(inputs, unfinished=replace(states[0], arrays=other))) != weights_bits(
+        whole
+    )
+
+
+def test_validation_years_that_are_learnt_from_reach_weights_and_scaler(toy, make_job):
+    job = make_job(recipe=Recipe(learn_validation_years=True, validations=2, spinup_days=60))
+    later = altered(toy, slice(None), toy.span("2002-10-01", "2003-09-30"))
+    first, again = trained(job, toy), trained(job, later)
+    assert weights_bits(first) != weights_bits(again)
+    assert prepare(job, later).scaler != prepare(job, toy).scaler
+    assert first.best_update == 20
+    after = altered(toy, slice(None), toy.span("2003-10-01", "2004-09-30"))
+    assert weights_bits(trained(job, after)) == weights_bits(first)
+
+
+def test_averaged_weights_are_those_validated_and_kept(toy, make_job):
+    recipe = Recipe(validations=1, spinup_days=60, averaging=0.5)
+    averaged = trained(make_job(recipe=recipe), toy)
+    plain = trained(make_job(recipe=replace(recipe, averaging=0.0)), toy)
+    assert weights_bits(averaged) != weights_bits(plain)
+    # Averaging only watches: the path of the weights is the same, and so is the loss.
+    assert averaged.curve[0]["train_loss"] == plain.curve[0]["train_loss"]
+    assert averaged.curve[0]["valid_nse"] != plain.curve[0]["valid_nse"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"softplus": True},
+        {"static_layers": (4, 3)},
+        {"scaling": Scaling(flow_by_prcp=True)},
+        {"scaling": Scaling(log_sqrt=True, one_hot=False)},
+        {"loss": "rmse"},
+        {"sampling": "epochs", "max_epochs": 2},
+        {"evaluation": "windowed"},
+        {"clip_norm": None, "forget_bias": None},
+    ],
+)
+def test_every_choice_of_a_recipe_learns(toy, make_job, change):
+    recipe = replace(Recipe(validations=5, spinup_days=60, learning_rate=1e-2), **change)
+    batch = 200 if recipe.sampling == "epochs" else 16  # some 30 updates an epoch
+    budget = Budget("toy", hidden=8, updates=60, batch=batch, window=60)
+    result = trained(make_job(recipe=recipe, budget=budget), toy)
+    assert len(result.curve) > 1
+    assert result.curve[-1]["train_loss"] < 0.9 * result.curve[0]["train_loss"]
+    assert np.isfinite(result.simulation).all()
+    assert result.simulation.min() >= 0.0
+
+
+def test_no_loss_turns_into_slow_denormal_numbers(toy, make_job):
+    """The warm-up's gradient fades; were it to sink below 1e-38, each product would be slow."""
+    training = Training(prepare(make_job(recipe=Recipe(forget_bias=None)), toy))
+    for _ in range(3):
+        training.step()
+    assert all(
+        not ((g := p.grad.abs()) > 0).logical_and(g < 1e-37).any()
+        for p in training.network.parameters()
+    )

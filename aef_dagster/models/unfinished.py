@@ -1,0 +1,76 @@
+"""Trainings half done: their state on disk, so that a kill loses seconds and not the model.
+
+Here: a file a job, `<checkpoints>/.unfinished/<hash>.safetensors`, replaced whole or not at all.
+Not here: what the state is (cpu.State), finished models (checkpoints.py).
+"""
+
+import json
+import logging
+import time
+import uuid
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from aef_dagster.models.engine.cpu import State
+
+logger = logging.getLogger(__name__)
+
+UNFINISHED = ".unfinished"
+STALE_AFTER_SECONDS = 30 * 24 * 3600
+
+
+class UnfinishedFile:
+    """Where the state of one job is kept while it trains.
+
+    Parameters
+    ----------
+    checkpoints
+        Folder of the checkpoints.
+    job_hash
+        The job.
+    """
+
+    def __init__(self, checkpoints: Path, job_hash: str):
+        self._path = Path(checkpoints) / UNFINISHED / f"{job_hash}.safetensors"
+
+    def read(self) -> "State | None":
+        """The state; None where there is none, or where it is damaged, which is told."""
+        from safetensors import SafetensorError, safe_open
+
+        from aef_dagster.models.engine.cpu import State
+
+        if not self._path.exists():
+            return None
+        try:
+            with safe_open(self._path, framework="np") as opened:
+                arrays = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+                return State(arrays, json.loads(opened.metadata()["record"]))
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+            logger.warning("%s is damaged (%s): trained from the beginning", self._path, error)
+            return None
+
+    def write(self, state: "State") -> None:
+        """Replace the state."""
+        from safetensors.numpy import save_file
+
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self._path.with_suffix(f".{uuid.uuid4().hex}")
+        try:
+            save_file(state.arrays, partial, metadata={"record": json.dumps(state.record)})
+            partial.replace(self._path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        """Forget the state: the model is finished."""
+        self._path.unlink(missing_ok=True)
+
+
+def sweep(checkpoints: Path) -> None:
+    """Remove states that nobody has gone on with for a month, and files half written."""
+    for path in (Path(checkpoints) / UNFINISHED).glob("*"):
+        with suppress(FileNotFoundError):  # another process has just finished with it
+            if time.time() - path.stat().st_mtime > STALE_AFTER_SECONDS:
+                path.unlink()

@@ -1,0 +1,189 @@
+import logging
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from aef_dagster.models.engine.cpu import State, Training
+from aef_dagster.models.inputs import prepare
+from aef_dagster.models.jobs import PAPER, Budget, Recipe
+from aef_dagster.models.unfinished import STALE_AFTER_SECONDS, UNFINISHED, UnfinishedFile, sweep
+
+RECIPES = {
+    "strong": Recipe(validations=4, spinup_days=60),
+    "averaged": Recipe(validations=4, spinup_days=60, averaging=0.3),
+    "static layers": Recipe(validations=4, spinup_days=60, static_layers=(4,), softplus=True),
+    "paper": PAPER,
+}
+
+
+def state(value=1.0):
+    arrays = {"weights.b": np.full((3, 2), value, np.float32), "weights.a": np.zeros(0, np.float32)}
+    record = {"update": 7, "curve": [{"update": 5, "valid_nse": float("nan")}], "seconds": 1.25}
+    return State(arrays, record)
+
+
+def only_file(folder):
+    (path,) = (folder / UNFINISHED).iterdir()
+    return path
+
+
+def test_a_state_comes_back_as_it_was_written(tmp_path):
+    file = UnfinishedFile(tmp_path, "abc")
+    assert file.read() is None
+    file.write(state(2.0))
+    file.write(state(0.1))
+    read = file.read()
+    assert read is not None
+    assert (read.update, read.seconds) == (7, 1.25)
+    assert np.isnan(read.record["curve"][0]["valid_nse"])
+    assert set(read.arrays) == {"weights.a", "weights.b"}
+    for name, array in state(0.1).arrays.items():
+        np.testing.assert_array_equal(read.arrays[name], array)
+        assert read.arrays[name].dtype == np.float32
+    assert only_file(tmp_path).name == "abc.safetensors"
+    assert UnfinishedFile(tmp_path, "abd").read() is None
+    file.remove()
+    file.remove()
+    assert file.read() is None
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-5])
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def overwrite(path):
+    path.write_bytes(b"not a state at all, but long enough to look at")
+
+
+def forget_record(path):
+    from safetensors.numpy import save_file
+
+    save_file({"weights.a": np.zeros(1, np.float32)}, path)
+
+
+def break_record(path):
+    from safetensors.numpy import save_file
+
+    save_file({"weights.a": np.zeros(1, np.float32)}, path, metadata={"record": '{"update": '})
+
+
+@pytest.mark.parametrize("damage", [cut, empty, overwrite, forget_record, break_record])
+def test_a_damaged_file_is_told_and_passed_over(tmp_path, caplog, damage):
+    file = UnfinishedFile(tmp_path, "abc")
+    file.write(state())
+    damage(only_file(tmp_path))
+    with caplog.at_level(logging.WARNING):
+        assert file.read() is None
+    assert "abc.safetensors is damaged" in caplog.text
+    assert "trained from the beginning" in caplog.text
+    file.write(state(3.0))
+    assert file.read() is not None
+
+
+WRITER = """
+import sys
+import numpy as np
+from pathlib import Path
+from aef_dagster.models.engine.cpu import State
+from aef_dagster.models.unfinished import UnfinishedFile
+
+file = UnfinishedFile(Path(sys.argv[1]), "abc")
+for update in range(1_000_000):
+    arrays = {f"weights.{i}": np.full(500_000, update, np.float32) for i in range(4)}
+    file.write(State(arrays, {"update": update, "seconds": 0.0}))
+    print(update, flush=True)
+"""
+
+
+def whole(found):
+    """The update that a state of the writer above is of; it must not be a mixture."""
+    assert found is not None
+    assert len(found.arrays) == 4
+    assert all(np.all(array == found.update) for array in found.arrays.values())
+    return found.update
+
+
+def test_whoever_reads_or_kills_while_it_is_written_finds_a_whole_state(tmp_path):
+    command = [sys.executable, "-c", WRITER, str(tmp_path)]
+    file, found = UnfinishedFile(tmp_path, "abc"), []
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
+        try:
+            told = [writer.stdout.readline()]
+            while len(set(found)) < 20:
+                found.append(whole(file.read()))
+        finally:
+            writer.kill()
+        told += writer.stdout.read().splitlines()
+    assert found == sorted(found)
+    # What was told to be written is there, or what was written next.
+    assert int(told[-1]) <= whole(file.read()) <= int(told[-1]) + 1
+
+
+def test_a_write_that_fails_leaves_the_former_state_and_nothing_else(tmp_path):
+    file = UnfinishedFile(tmp_path, "abc")
+    file.write(state(1.0))
+    with pytest.raises(TypeError):
+        file.write(replace(state(2.0), record={"update": object()}))
+    assert file.read().arrays["weights.b"][0, 0] == 1.0
+    assert only_file(tmp_path).name == "abc.safetensors"
+
+
+def test_what_nobody_went_on_with_is_swept_up(tmp_path):
+    sweep(tmp_path)  # nothing there yet
+    UnfinishedFile(tmp_path, "old").write(state())
+    UnfinishedFile(tmp_path, "young").write(state())
+    partial = tmp_path / UNFINISHED / "old.0123"
+    partial.write_bytes(b"half written")
+    long_ago = time.time() - STALE_AFTER_SECONDS - 60
+    for path in (tmp_path / UNFINISHED / "old.safetensors", partial):
+        os.utime(path, (long_ago, long_ago))
+    sweep(tmp_path)
+    assert only_file(tmp_path).name == "young.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("name", "representation"),
+    [*((name, "attributes17") for name in RECIPES), ("strong", "none")],
+)
+def test_a_training_goes_on_from_its_file_as_if_it_had_never_stopped(
+    toy, make_job, tmp_path, name, representation
+):
+    budget = Budget("micro", hidden=4, updates=12, batch=8, window=60)
+    job = make_job(recipe=RECIPES[name], budget=budget, representation=representation)
+    inputs, file = prepare(job, toy), UnfinishedFile(tmp_path, job.hash)
+    without = Training(inputs)
+    for _ in range(12):
+        without.step()
+        if without.validation_is_due:
+            without.validate()
+        if without.update == 5:
+            file.write(without.state())
+    left = file.read()
+    assert left.update == 5
+    resumed = Training(inputs)
+    resumed.resume(left)
+    while not resumed.finished:
+        resumed.step()
+        if resumed.validation_is_due:
+            resumed.validate()
+    assert resumed.update == without.update == 12
+    expected, found = without.state(), resumed.state()
+    assert set(found.arrays) == set(expected.arrays)
+    for name, array in expected.arrays.items():
+        assert found.arrays[name].tobytes() == array.tobytes(), name
+    for one, other in ((without.curve, resumed.curve), ([expected.record], [found.record])):
+        assert [untimed(row) for row in one] == [untimed(row) for row in other]
+    assert without.result().simulation.tobytes() == resumed.result().simulation.tobytes()
+
+
+def untimed(row):
+    return {name: value for name, value in row.items() if name not in ("seconds", "curve")}
