@@ -133,18 +133,19 @@ def train_ours(threads: int) -> list[dict[str, float]]:
     training = Training(inputs)
     curve: list[dict[str, float]] = []
     train_s = validation_s = 0.0
-    while training.update < training.updates:
+    while training.course.update < training.course.updates:
         started = time.perf_counter()
         training.step()
         train_s += time.perf_counter() - started
-        if training.update % UPDATES_PER_VALIDATION == 0:
+        if training.course.update % UPDATES_PER_VALIDATION == 0:
             started = time.perf_counter()
             scores = _held_out_nse(training, inputs)
             validation_s += time.perf_counter() - started
             nse = float(np.nanmedian(scores))
             curve.append(
                 {
-                    "updates": training.update, "train_s": train_s, "validation_s": validation_s,
+                    "updates": training.course.update, "train_s": train_s,
+                    "validation_s": validation_s,
                     "nse": nse, "basins": int(np.isfinite(scores).sum()),
                 }
             )  # fmt: skip

@@ -1,7 +1,7 @@
 """Trainings half done: their state on disk, so that a kill loses seconds and not the model.
 
 Here: a file a job, `<checkpoints>/.unfinished/<hash>.safetensors`, replaced whole or not at all.
-Not here: what the state is (cpu.State), finished models (checkpoints.py).
+Not here: what the state is (course.State), finished models (checkpoints.py).
 """
 
 import json
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from aef_dagster.models.engine.cpu import State
+    from aef_dagster.models.engine.course import State
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class UnfinishedFile:
         """The state; None where there is none, or where it is damaged, which is told."""
         from safetensors import SafetensorError, safe_open
 
-        from aef_dagster.models.engine.cpu import State
+        from aef_dagster.models.engine.course import State
 
         if not self._path.exists():
             return None

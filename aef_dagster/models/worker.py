@@ -29,7 +29,8 @@ from aef_dagster.models.data import TrainingData
 from aef_dagster.models.jobs import TrainingJob
 
 if TYPE_CHECKING:
-    from aef_dagster.models.engine.cpu import State, Trained
+    from aef_dagster.models.engine.course import State
+    from aef_dagster.models.engine.cpu import Trained
     from aef_dagster.models.inputs import JobInputs
     from aef_dagster.models.unfinished import UnfinishedFile
 

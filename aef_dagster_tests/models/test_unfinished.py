@@ -8,7 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from aef_dagster.models.engine.cpu import State, Training
+from aef_dagster.models.engine.course import State
+from aef_dagster.models.engine.cpu import Training
 from aef_dagster.models.inputs import prepare
 from aef_dagster.models.jobs import PAPER, Budget, Recipe
 from aef_dagster.models.unfinished import STALE_AFTER_SECONDS, UNFINISHED, UnfinishedFile, sweep
@@ -93,7 +94,7 @@ WRITER = """
 import sys
 import numpy as np
 from pathlib import Path
-from aef_dagster.models.engine.cpu import State
+from aef_dagster.models.engine.course import State
 from aef_dagster.models.unfinished import UnfinishedFile
 
 file = UnfinishedFile(Path(sys.argv[1]), "abc")
@@ -163,24 +164,27 @@ def test_a_training_goes_on_from_its_file_as_if_it_had_never_stopped(
     without = Training(inputs)
     for _ in range(12):
         without.step()
-        if without.validation_is_due:
+        if without.course.validation_is_due:
             without.validate()
-        if without.update == 5:
+        if without.course.update == 5:
             file.write(without.state())
     left = file.read()
     assert left.update == 5
     resumed = Training(inputs)
     resumed.resume(left)
-    while not resumed.finished:
+    while not resumed.course.finished:
         resumed.step()
-        if resumed.validation_is_due:
+        if resumed.course.validation_is_due:
             resumed.validate()
-    assert resumed.update == without.update == 12
+    assert resumed.course.update == without.course.update == 12
     expected, found = without.state(), resumed.state()
     assert set(found.arrays) == set(expected.arrays)
     for name, array in expected.arrays.items():
         assert found.arrays[name].tobytes() == array.tobytes(), name
-    for one, other in ((without.curve, resumed.curve), ([expected.record], [found.record])):
+    for one, other in (
+        (without.course.curve, resumed.course.curve),
+        ([expected.record], [found.record]),
+    ):
         assert [untimed(row) for row in one] == [untimed(row) for row in other]
     assert without.result().simulation.tobytes() == resumed.result().simulation.tobytes()
 

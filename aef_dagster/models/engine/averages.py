@@ -3,13 +3,10 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from aef_dagster.models.engine.course import Weights
 from aef_dagster.models.engine.network import BasinLSTM
-
-Weights = dict[str, NDArray[np.float32]]
 
 
 class WeightAverage:

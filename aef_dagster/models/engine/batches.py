@@ -27,8 +27,8 @@ class Batches:
     ----------
     donors_left_out
         Donors without any flow to learn from.
-    updates_per_epoch
-        Updates that see every window once; None where windows are drawn at random.
+    windows
+        How many windows training may see.
     """
 
     def __init__(self, inputs: JobInputs, draws: Draws):
@@ -42,12 +42,10 @@ class Batches:
             job.budget.window,
             self._warmup,
         )
-        self.donors_left_out = windows.basins_left_out
-        self.updates_per_epoch: int | None = None
+        self.donors_left_out, self.windows = windows.basins_left_out, windows.starts.size
         self._sampler: Sampler
         if job.recipe.sampling == "epochs":
             self._sampler = EpochSampler(windows, job.budget.batch, draws)
-            self.updates_per_epoch = self._sampler.updates_per_epoch
         else:
             self._sampler = RandomSampler(windows, job.budget.batch, draws)
         # A donor without flow has no weight, and the sampler never draws it.

@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from aef_dagster.errors import UserError
 from aef_dagster.models.engine.averages import WeightAverage
 from aef_dagster.models.engine.batches import Batches
+from aef_dagster.models.engine.course import Course, State, Weights, joined
 from aef_dagster.models.engine.draws import Draws
-from aef_dagster.models.engine.network import BasinLSTM
+from aef_dagster.models.engine.network import arrays_of, load_arrays
 from aef_dagster.models.engine.running import new_network, simulate, simulate_windowed
 from aef_dagster.models.engine.validation import Validation
 from aef_dagster.models.inputs import JobInputs
@@ -30,7 +31,6 @@ from aef_dagster.models.inputs import JobInputs
 MOMENTS = {"moment1": "exp_avg", "moment2": "exp_avg_sq"}
 
 Report = Callable[[str, int, int], None]
-Weights = dict[str, NDArray[np.float32]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,33 +64,6 @@ class Trained:
     donors_left_out: int
 
 
-@dataclass(frozen=True, eq=False)
-class State:
-    """A training half done: all that is needed to go on as if it had never stopped.
-
-    Parameters
-    ----------
-    arrays
-        Weights, their running average, the best ones, and Adam's two moments, by name.
-    record
-        What JSON can hold: updates made, the curve, the best score and the loss so far. Random
-        numbers need none: they are counted by update (draws.py).
-    """
-
-    arrays: Weights
-    record: dict[str, Any]
-
-    @property
-    def update(self) -> int:
-        """Updates made."""
-        return self.record["update"]
-
-    @property
-    def seconds(self) -> float:
-        """Seconds spent."""
-        return self.record["seconds"]
-
-
 def train(
     inputs: JobInputs,
     report: Report = lambda phase, update, updates: None,
@@ -120,19 +93,20 @@ def train(
         Training diverged, or there is nothing to learn from.
     """
     training = Training(inputs)
+    course = training.course
     if unfinished is not None:
         training.resume(unfinished)
     kept = time.monotonic()
-    while not training.finished:
+    while not course.finished:
         training.step()
-        report("train", training.update, training.updates)
-        if training.validation_is_due:
-            report("validate", training.update, training.updates)
+        report("train", course.update, course.updates)
+        if course.validation_is_due:
+            report("validate", course.update, course.updates)
             training.validate()
         if keep is not None and time.monotonic() - kept >= keep_every_s:
             keep(training.state())
             kept = time.monotonic()
-    report("simulate", training.update, training.updates)
+    report("simulate", course.update, course.updates)
     return training.result()
 
 
@@ -146,17 +120,15 @@ class Training:
 
     Attributes
     ----------
-    update, updates
-        Updates made, and how many there will be at most.
-    finished
-        Whether there is nothing left but `result`: the last validation says so.
-    curve
-        A row per validation, see `Trained`.
+    network
+        As it is after the last update.
+    course
+        How far it is.
     """
 
     def __init__(self, inputs: JobInputs):
         job = inputs.job
-        self._inputs, self._recipe, self._budget = inputs, job.recipe, job.budget
+        self._inputs, self._recipe = inputs, job.recipe
         torch.set_num_threads(job.threads)
         draws = Draws(job.random_key)
         self.network = new_network(inputs.scaler, job.recipe, job.budget.hidden)
@@ -168,24 +140,14 @@ class Training:
         self._average = WeightAverage(self.network, job.recipe.averaging * job.budget.updates)
         self._batches = Batches(inputs, draws)
         self._validation = Validation(inputs, draws)
-        self._per_epoch = self._batches.updates_per_epoch
-        self.updates = job.budget.updates
-        if job.recipe.max_epochs is not None and self._per_epoch is not None:
-            self.updates = min(self.updates, job.recipe.max_epochs * self._per_epoch)
-        self._marks = validation_marks(self.updates, job.recipe.validations, self._per_epoch)
-        self.update = 0
-        self.finished = False
-        self.curve: list[dict[str, Any]] = []
-        self._best_score, self._best_update, self._best = -np.inf, 0, self._weights()
-        self._worse_in_a_row = 0
-        self._loss_sum, self._loss_count = torch.zeros((), dtype=torch.float64), 0
-        self._seconds_before, self._started = 0.0, time.monotonic()
+        self.course = Course(job, self._batches.windows, self._validation.scorable)
+        self._loss_sum = torch.zeros((), dtype=torch.float64)
 
     def step(self) -> None:
         """Make one update."""
-        optimiser, recipe = self._optimiser, self._recipe
-        optimiser.param_groups[0]["lr"] = self._learning_rate(self.update)
-        loss = self._batches.loss(self.network, self.update)
+        optimiser, recipe, course = self._optimiser, self._recipe, self.course
+        optimiser.param_groups[0]["lr"] = course.learning_rate(course.update)
+        loss = self._batches.loss(self.network, course.update)
         optimiser.zero_grad()
         loss.backward()
         if recipe.clip_norm is not None:
@@ -193,124 +155,63 @@ class Training:
         optimiser.step()
         self._average.add(self.network)
         self._loss_sum += loss.detach()
-        self._loss_count += 1
-        self.update += 1
+        course.count_update()
 
-    @property
-    def validation_is_due(self) -> bool:
-        """Whether `validate` should come before the next step."""
-        done = bool(self.curve) and self.curve[-1]["update"] == self.update
-        return self.update in self._marks and not done
-
-    def validate(self) -> float:
+    def validate(self) -> None:
         """Score the weights on donors' validation years; keep them if they are to be kept.
-
-        Returns
-        -------
-        float
-            Median NSE of the validated donors, NaN without any.
 
         Raises
         ------
         UserError
             Training diverged.
         """
-        recipe, budget = self._recipe, self._budget
-        train_loss = float(self._loss_sum) / max(1, self._loss_count)
-        if not np.isfinite(train_loss):
-            raise UserError(
-                f"training diverged before update {self.update} of {self.updates}: lower the "
-                f"learning rate of recipe {recipe.name!r} ({recipe.learning_rate})"
-            )
+        train_loss = self.course.train_loss(float(self._loss_sum))
         self._loss_sum.zero_()
-        self._loss_count = 0
         with self._average.in_place_of(self.network):
-            validated = self._validation.score(self.network)
-            weights = self._weights()
-        self.curve.append(
-            {
-                "update": self.update,
-                "basin_days": self.update * budget.batch * budget.window,
-                "learning_rate": self._learning_rate(self.update - 1),
-                "train_loss": train_loss,
-                "seconds": round(self._seconds(), 2),
-            }
-            | validated
-        )
-        score = -validated["valid_loss"] if recipe.loss == "rmse" else validated["valid_nse"]
-        # Where no donor has flow in the validation years, the last weights are taken.
-        last_are_kept = recipe.learn_validation_years or not self._validation.basins
-        if last_are_kept or score > self._best_score:
-            self._best_score, self._best_update, self._best = score, self.update, weights
-            self._worse_in_a_row = 0
-        else:
-            self._worse_in_a_row += 1
-        tired = recipe.patience is not None and self._worse_in_a_row >= recipe.patience
-        self.finished = tired or self.update >= self.updates
-        return validated["valid_nse"]
+            validated = self._validation.run(self.network)
+            self.course.judge(train_loss, validated, arrays_of(self.network))
 
     def state(self) -> State:
         """All that `resume` needs."""
-        moments = {}
+        moments: dict[str, Weights] = {moment: {} for moment in MOMENTS}
         for name, parameter in self.network.named_parameters():
             kept = self._optimiser.state[parameter]
             for moment, adam in MOMENTS.items():
                 # Adam has none before its first step.
-                array = kept[adam].numpy().copy() if kept else np.zeros(tuple(parameter.shape))
-                moments[f"{moment}.{name}"] = array.astype(np.float32)
-        arrays = {
-            **_prefixed("weights", self._weights()),
-            **_prefixed("average", self._average.arrays()),
-            **_prefixed("best", self._best),
+                values = kept[adam] if kept else torch.zeros_like(parameter)
+                moments[moment][name] = values.detach().numpy().copy()
+        arrays = joined(
+            weights=arrays_of(self.network),
+            average=self._average.arrays(),
+            best=self.course.best,
             **moments,
-        }
-        record = {
-            "update": self.update,
-            "finished": self.finished,
-            "curve": list(self.curve),
-            "best_score": _plain(self._best_score),
-            "best_update": self._best_update,
-            "worse_in_a_row": self._worse_in_a_row,
-            "loss_sum": _plain(float(self._loss_sum)),
-            "loss_count": self._loss_count,
-            "seconds": self._seconds(),
-        }
-        return State(arrays, record)
+        )
+        return State(arrays, self.course.record(float(self._loss_sum)))
 
     def resume(self, state: State) -> None:
         """Go on where another training of the same job was when it gave this state."""
-        arrays, record = state.arrays, state.record
-        _load(self.network, _part("weights", arrays))
-        self._average.load(_part("average", arrays))
-        self._best = _part("best", arrays)
+        load_arrays(self.network, state.part("weights"))
+        self._average.load(state.part("average"))
+        moments = {adam: state.part(moment) for moment, adam in MOMENTS.items()}
         for name, parameter in self.network.named_parameters():
             self._optimiser.state[parameter] = {
-                "step": torch.tensor(float(record["update"])),
-            } | {
-                adam: torch.from_numpy(arrays[f"{moment}.{name}"].copy())
-                for moment, adam in MOMENTS.items()
+                "step": torch.tensor(float(state.update)),
+                **{adam: torch.from_numpy(part[name].copy()) for adam, part in moments.items()},
             }
-        self.update, self.finished = record["update"], record["finished"]
-        self.curve = list(record["curve"])
-        self._best_score = -np.inf if record["best_score"] is None else record["best_score"]
-        self._best_update = record["best_update"]
-        self._worse_in_a_row = record["worse_in_a_row"]
-        loss_sum = np.nan if record["loss_sum"] is None else record["loss_sum"]
-        self._loss_sum = torch.tensor(loss_sum, dtype=torch.float64)
-        self._loss_count = record["loss_count"]
-        self._seconds_before, self._started = record["seconds"], time.monotonic()
+        self._loss_sum = torch.tensor(self.course.resume(state), dtype=torch.float64)
 
     def result(self) -> Trained:
         """Simulate the targets over the test period with the weights that are kept."""
         inputs = self._inputs
-        if self._best_update == 0:
+        course = self.course
+        if course.best_update == 0:
             raise UserError(
                 f"training diverged: no validation of job {inputs.job.hash} gave a number"
             )
-        _load(self.network, self._best)
+        load_arrays(self.network, course.best)
         run, days = simulate, inputs.with_spinup(inputs.test)
         if self._recipe.evaluation == "windowed":
-            run, days = simulate_windowed, inputs.before(inputs.test, self._budget.window)
+            run, days = simulate_windowed, inputs.before(inputs.test, inputs.job.budget.window)
         simulation = run(
             self.network,
             inputs.scaler,
@@ -322,52 +223,10 @@ class Training:
             inputs.test,
         )
         return Trained(
-            self._best,
-            self.curve,
-            self.update,
-            self._best_update,
+            course.best,
+            course.curve,
+            course.update,
+            course.best_update,
             simulation,
             self._batches.donors_left_out,
         )
-
-    def _learning_rate(self, update: int) -> float:
-        epoch = update // self._per_epoch if self._per_epoch else 0
-        return self._recipe.learning_rate_at(update, self.updates, epoch)
-
-    def _weights(self) -> Weights:
-        return {
-            name: tensor.detach().numpy().copy()
-            for name, tensor in self.network.state_dict().items()
-        }
-
-    def _seconds(self) -> float:
-        return self._seconds_before + time.monotonic() - self._started
-
-
-def validation_marks(updates: int, validations: int, per_epoch: int | None) -> frozenset[int]:
-    """Updates after which a run is validated; the last one is among them.
-
-    After each epoch where there are any; else evenly spread.
-    """
-    if per_epoch is not None:
-        return frozenset([*range(per_epoch, updates, per_epoch), updates])
-    count = max(1, min(validations, updates))
-    return frozenset(round(updates * (i + 1) / count) for i in range(count))
-
-
-def _load(network: BasinLSTM, weights: Weights) -> None:
-    network.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
-
-
-def _prefixed(prefix: str, arrays: Weights) -> Weights:
-    return {f"{prefix}.{name}": array for name, array in arrays.items()}
-
-
-def _part(prefix: str, arrays: Weights) -> Weights:
-    start = f"{prefix}."
-    return {name[len(start) :]: a for name, a in arrays.items() if name.startswith(start)}
-
-
-def _plain(value: float) -> float | None:
-    """A number as JSON has it: nothing for infinity and NaN."""
-    return float(value) if np.isfinite(value) else None

@@ -19,11 +19,13 @@ import numpy as np
 import torch
 
 from aef_dagster.errors import UserError
-from aef_dagster.models.engine.cpu import State, Trained
+from aef_dagster.models.engine.course import State
+from aef_dagster.models.engine.cpu import Trained
 from aef_dagster.models.engine.grouped_batches import Kind, Resident, Widths
 from aef_dagster.models.engine.grouped_network import DTYPES
 from aef_dagster.models.engine.groups import Group, bytes_of_model, refuse
 from aef_dagster.models.engine.members import Member
+from aef_dagster.models.engine.network import load_arrays
 from aef_dagster.models.engine.running import new_network, simulate_windowed
 from aef_dagster.models.inputs import JobInputs
 
@@ -197,7 +199,7 @@ class _Training:
             kept = time.monotonic()
             while True:
                 yield from self._fill_places(group, members, waiting)
-                done = {place: m for place, m in members.items() if m.finished}
+                done = {place: m for place, m in members.items() if m.course.finished}
                 if done:
                     results = self._finish(group, done)
                     for place in done:
@@ -209,7 +211,7 @@ class _Training:
                     return
                 group.step(members)
                 for member in members.values():
-                    self._report(member.index, "train", member.update, member.updates)
+                    self._report(member.index, "train", member.course.update, member.course.updates)
                 yield from self._validate(group, members)
                 if time.monotonic() - kept >= self._keep_every_s:
                     self._keep_states(group, members)
@@ -237,11 +239,11 @@ class _Training:
         self, group: Group, members: dict[int, Member]
     ) -> Iterator[tuple[int, UserError]]:
         """Judge who is due; yields those that diverged, whose places are empty then."""
-        due = {place: m for place, m in members.items() if m.validation_is_due}
+        due = {place: m for place, m in members.items() if m.course.validation_is_due}
         if not due:
             return
         for member in due.values():
-            self._report(member.index, "validate", member.update, member.updates)
+            self._report(member.index, "validate", member.course.update, member.course.updates)
         for place, error in group.validate(due).items():
             yield members.pop(place).index, error
 
@@ -250,8 +252,8 @@ class _Training:
     ) -> list[tuple[int, GroupTrained | UserError]]:
         results: list[tuple[int, GroupTrained | UserError]] = []
         for member in done.values():
-            self._report(member.index, "simulate", member.update, member.updates)
-        able = {place: m for place, m in done.items() if m.best_update > 0}
+            self._report(member.index, "simulate", member.course.update, member.course.updates)
+        able = {place: m for place, m in done.items() if m.course.best_update > 0}
         streamed = {p: m for p, m in able.items() if m.inputs.job.recipe.evaluation == "streaming"}
         flows = group.simulate(streamed)
         run = {
@@ -269,8 +271,9 @@ class _Training:
                 results.append((member.index, UserError(error)))
                 continue
             flow = flows[place] if place in flows else _windowed(member)
+            course = member.course
             trained = GroupTrained(
-                member.best, member.curve, member.update, member.best_update, flow,
+                course.best, course.curve, course.update, course.best_update, flow,
                 member.windows.basins_left_out, run,
             )  # fmt: skip
             results.append((member.index, trained))
@@ -313,7 +316,7 @@ def _windowed(member: Member) -> np.ndarray:
     inputs = member.inputs
     job = inputs.job
     network = new_network(inputs.scaler, job.recipe, job.budget.hidden)
-    network.load_state_dict({name: torch.from_numpy(w) for name, w in member.best.items()})
+    load_arrays(network, member.course.best)
     days = inputs.before(inputs.test, job.budget.window)
     return simulate_windowed(
         network, inputs.scaler, inputs.forcing, inputs.target_rows, inputs.target_statics,

@@ -118,10 +118,11 @@ class Group:
         adam = np.zeros((2, self.size, 1))
         adam[1] = 1.0
         for place, member in members.items():
-            update[place] = member.update
+            update[place] = member.course.update
             adam[:, place, 0] = member.adam_numbers()
-            if member.per_epoch is not None:
-                epoch, windows = member.update // member.per_epoch, member.windows.starts.size
+            per_epoch = member.course.per_epoch
+            if per_epoch is not None:
+                epoch, windows = member.course.update // per_epoch, member.windows.starts.size
                 self._batches.begin_epoch(place, epoch, member.draws, windows)
         self._update_number.copy_(torch.from_numpy(update))
         self._adam.copy_(torch.from_numpy(adam))
@@ -130,13 +131,13 @@ class Group:
         else:
             self._update()
         for member in members.values():
-            member.count_update()
+            member.course.count_update()
 
     def validate(self, members: Mapping[int, Member]) -> dict[int, UserError]:
         """Let models be judged on their validation years; which of them failed, and why."""
         spans = {}
         for place, member in members.items():
-            if member.validation.basins:
+            if member.validation.scorable:
                 inputs, validation = member.inputs, member.validation
                 days = inputs.with_spinup(inputs.valid)
                 spans[place] = Span(place, validation.rows, validation.statics, days, inputs.valid)
@@ -163,7 +164,7 @@ class Group:
         """
         rows, spans = self._weights.clone(), []
         for place, member in members.items():
-            rows[place] = torch.from_numpy(self._layout.row(member.best))
+            rows[place] = torch.from_numpy(self._layout.row(member.course.best))
             inputs = member.inputs
             days = inputs.with_spinup(inputs.test)
             spans.append(Span(place, inputs.target_rows, inputs.target_statics, days, inputs.test))

@@ -7,7 +7,9 @@ Not here: how it is trained (cpu.py), scaling (scalers.py).
 from itertools import pairwise
 from typing import cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from aef_dagster.models.engine.draws import Draws
@@ -117,3 +119,13 @@ class BasinLSTM(nn.Module):
             states = states * keep
         scaled = self.output(states).squeeze(-1)
         return scaled if self.floor is None else nn.functional.softplus(scaled) + self.floor
+
+
+def arrays_of(network: nn.Module) -> dict[str, NDArray[np.float32]]:
+    """A network's weights by name, as arrays of their own."""
+    return {name: tensor.numpy().copy() for name, tensor in network.state_dict().items()}
+
+
+def load_arrays(network: nn.Module, weights: dict[str, NDArray[np.float32]]) -> None:
+    """Give a network weights, by name."""
+    network.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})

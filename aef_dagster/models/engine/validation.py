@@ -5,6 +5,7 @@ Not here: when that happens and what follows from it (cpu.py).
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from aef_dagster.models.engine.draws import Draws
 from aef_dagster.models.engine.losses import masked_rmse_loss, nse_by_basin
@@ -28,46 +29,64 @@ class Validation:
 
     Attributes
     ----------
-    basins
-        How many donors are validated on; 0 where none has flow in these years.
+    rows, statics
+        The validated donors: rows of the data, and scaled static inputs [donor, static].
+    scorable
+        Whether they have the flow that a score needs.
     """
 
     def __init__(self, inputs: JobInputs, draws: Draws):
         self._inputs = inputs
+        recipe = inputs.job.recipe
         flow = np.stack([inputs.streamflow[row, inputs.valid] for row in inputs.donor_rows])
         usable = np.flatnonzero(np.isfinite(flow).any(axis=1))
-        limit = inputs.job.recipe.validation_basins
+        limit = recipe.validation_basins
         if limit is not None and len(usable) > limit:
             order = np.argsort(draws.uniform("validation", 0, len(usable)), kind="stable")
             usable = np.sort(usable[order[:limit]])
-        self.basins = len(usable)
-        self._donors, self._observed = usable, flow[usable]
+        self.rows, self.statics = inputs.donor_rows[usable], inputs.donor_statics[usable]
+        self._units, self._observed = inputs.donor_flow_units[usable], flow[usable]
+        self._by_loss = recipe.loss == "rmse"
+        varies = [np.ptp(one[np.isfinite(one)]) > 0 for one in self._observed]
+        self.scorable = len(usable) > 0 if self._by_loss else any(varies)
 
-    def score(self, network: BasinLSTM) -> dict[str, float]:
-        """Median NSE over the chosen donors, and where the recipe picks by it, the loss."""
-        inputs, donors = self._inputs, self._donors
-        by_loss = inputs.job.recipe.loss == "rmse"
-        if not self.basins:
-            nothing = float("nan")
-            return {"valid_nse": nothing} | ({"valid_loss": nothing} if by_loss else {})
-        scaler, units = inputs.scaler, inputs.donor_flow_units[donors]
+    def run(self, network: BasinLSTM) -> dict[str, float]:
+        """Scores of a network."""
+        if not self.scorable:
+            return self.scores(np.zeros((0, 0), dtype=np.float32))
+        inputs = self._inputs
         scaled = run_network(
             network,
-            scaler,
+            inputs.scaler,
             inputs.forcing,
-            inputs.donor_rows[donors],
-            inputs.donor_statics[donors],
+            self.rows,
+            self.statics,
             inputs.with_spinup(inputs.valid),
             inputs.valid,
         )
-        simulated = scaler.unscale_flow(scaled, units[:, None]).clip(min=0.0)
+        return self.scores(scaled)
+
+    def scores(self, scaled: NDArray[np.float32]) -> dict[str, float]:
+        """Scores of what a network gave, still scaled, shape [donor, validation day].
+
+        Returns
+        -------
+        dict
+            valid_nse, the median over the donors whose flow varies, and where the recipe picks by
+            it, valid_loss; NaN where there is nothing to score.
+        """
+        if not self.scorable:
+            return {"valid_nse": np.nan} | ({"valid_loss": np.nan} if self._by_loss else {})
+        scaler = self._inputs.scaler
+        simulated = scaler.unscale_flow(scaled, self._units[:, None]).clip(min=0.0)
         nse = nse_by_basin(simulated, self._observed)
-        nse = nse[np.isfinite(nse)]  # flow that never varies has none
-        scores = {"valid_nse": float(np.median(nse)) if nse.size else float("nan")}
-        if by_loss:
-            wanted = torch.from_numpy(scaler.scale_flow(self._observed.T, units))
+        nse = nse[np.isfinite(nse)]
+        scores = {"valid_nse": float(np.median(nse)) if nse.size else np.nan}
+        if self._by_loss:
+            wanted = torch.from_numpy(scaler.scale_flow(self._observed.T, self._units))
+            given = torch.from_numpy(np.ascontiguousarray(scaled.T))
             pairs = zip(
-                torch.from_numpy(scaled.T).split(VALIDATED_AT_ONCE, dim=1),
+                given.split(VALIDATED_AT_ONCE, dim=1),
                 wanted.split(VALIDATED_AT_ONCE, dim=1),
                 strict=True,
             )

@@ -5,7 +5,8 @@ import pytest
 
 from aef_dagster.errors import UserError
 from aef_dagster.models.data import TrainingData
-from aef_dagster.models.engine.cpu import Training, train, validation_marks
+from aef_dagster.models.engine.course import validation_marks
+from aef_dagster.models.engine.cpu import Training, train
 from aef_dagster.models.engine.draws import Draws
 from aef_dagster.models.engine.losses import nse_by_basin
 from aef_dagster.models.engine.network import BasinLSTM

@@ -105,8 +105,8 @@ def test_windows_are_exactly_those_of_the_cpu_engine(make_inputs, changes):
         batches.load(place, member.inputs, member.windows)
     updates = [0, 3, 6]  # one for each model
     for place, (member, update) in enumerate(zip(members, updates, strict=True)):
-        if member.per_epoch is not None:
-            epoch, windows = update // member.per_epoch, member.windows.starts.size
+        if member.course.per_epoch is not None:
+            epoch, windows = update // member.course.per_epoch, member.windows.starts.size
             batches.begin_epoch(place, epoch, member.draws, windows)
     donors, starts, drawn = batches.draw(torch.tensor(updates))
     sampler = EpochSampler if changes else RandomSampler
@@ -223,9 +223,9 @@ def test_a_finished_state_is_only_simulated(make_inputs):
     member = Member(0, inputs[0])
     group = Group(Resident(inputs, CPU), Kind.of(inputs[0]), Widths.of(inputs), 2)
     group.load(0, member)
-    while not member.finished:
+    while not member.course.finished:
         group.step({0: member})
-        if member.validation_is_due:
+        if member.course.validation_is_due:
             assert not group.validate({0: member})
     states[0] = member.keep(group.numbers({0: member})[0])
     told = []
@@ -333,7 +333,7 @@ def test_an_update_stays_on_its_device_and_asks_the_host_nothing(
     for place, member in members.items():
         group.load(place, member)
     group.step(members)
-    assert [member.update for member in members.values()] == [1] * count
+    assert [member.course.update for member in members.values()] == [1] * count
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")

@@ -189,7 +189,7 @@ def test_windows_are_those_with_an_observation_once_an_epoch(pencil):
     windows = Windows(of_donors, inputs.train, inputs.first, window=2, warmup=0)
     sampler = EpochSampler(windows, 3, Draws(5))
     # Starts 0, 2 of the first, 0, 1, 2 of the second: a batch of three and one of two.
-    assert sampler.updates_per_epoch == Batches(inputs, Draws(5)).updates_per_epoch == 2
+    assert sampler.updates_per_epoch == Training(inputs).course.per_epoch == 2
     for epoch in (0, 1, 7):
         (first, second) = (sampler.draw(2 * epoch + batch) for batch in (0, 1))
         assert (len(first[0]), len(second[0])) == (3, 2)
@@ -212,7 +212,7 @@ def test_the_loss_of_a_batch_equals_a_hand_computation(pencil):
     # 7.4641016, 2 x 1, 0.5358984 (first basin) and 1, 2 x 1, 2 x 1 (second): 15 over 9 values.
     say(network, 1.0)
     batches = Batches(inputs, Draws(5))
-    assert batches.updates_per_epoch == 1
+    assert Training(inputs).course.per_epoch == 1
     assert batches.loss(network, 0).item() == pytest.approx(1.2909944, rel=1e-5)
 
 
@@ -231,14 +231,14 @@ def test_the_validated_loss_is_a_mean_over_batches_of_384_basins(pencil):
     data = TrainingData(ids, few.dates, few.forcing_names, few.forcing[rows], flow, {"told": table})
     inputs = pencil(data, donors=ids[:-1], targets=ids[-1:])
     validation = Validation(inputs, Draws(5))
-    assert validation.basins == 386
+    assert len(validation.rows) == 386
     network = new_network(inputs.scaler, PAPER, 3)
     say(network, 0.0)
     # Scaled 0, and -1.7320508 or 1.7320508: batches of 0 and 1.7320508, not 771 values at once.
-    assert validation.score(network)["valid_loss"] == pytest.approx(0.8660254, abs=1e-5)
+    assert validation.run(network)["valid_loss"] == pytest.approx(0.8660254, abs=1e-5)
     # Now 1.7320508, and the root of (12 + 0 + 0) / 3.
     say(network, 1.7320508)
-    assert validation.score(network)["valid_loss"] == pytest.approx(1.8660254, abs=1e-5)
+    assert validation.run(network)["valid_loss"] == pytest.approx(1.8660254, abs=1e-5)
 
 
 # --- when to stop ---
@@ -251,12 +251,12 @@ def stopped(inputs, biases):
     """
     training = Training(inputs)
     for bias in biases:
-        assert not training.finished
-        while not training.validation_is_due:
+        assert not training.course.finished
+        while not training.course.validation_is_due:
             training.step()
         say(training.network, bias)
         training.validate()
-    assert training.finished
+    assert training.course.finished
     return training
 
 
@@ -267,10 +267,10 @@ def test_early_stopping_equals_a_hand_computation(pencil):
     biases = [3.0, 2.0, 2.5, 1.0, 1.5, 1.0]
     losses = [2.5565403, 1.6403045, 2.0888391, 0.9194017, 1.2320508, 0.9194017]
     training = stopped(inputs, biases)
-    found = [row["valid_loss"] for row in training.curve]
+    found = [row["valid_loss"] for row in training.course.curve]
     np.testing.assert_allclose(found, losses, rtol=1e-5)
     # Once worse is forgiven; as good is not better; the second in a row ends it.
-    assert [row["update"] for row in training.curve] == [2, 4, 6, 8, 10, 12]
+    assert [row["update"] for row in training.course.curve] == [2, 4, 6, 8, 10, 12]
     result = training.result()
     assert (result.updates, result.best_update) == (12, 8)
     np.testing.assert_allclose(result.weights["output.bias"], [1.0])
@@ -287,19 +287,19 @@ def test_two_in_a_row_end_it_at_once(pencil):
 def test_there_are_at_most_twenty_epochs(pencil):
     biases = [float(bias) for bias in range(21, 1, -1)]
     training = stopped(pencil(recipe=replace(PAPER, learning_rate=0.0)), biases)
-    assert training.updates == 40
-    assert [row["update"] for row in training.curve] == list(range(2, 41, 2))
+    assert training.course.updates == 40
+    assert [row["update"] for row in training.course.curve] == list(range(2, 41, 2))
     assert training.result().best_update == 40
 
 
 def test_the_learning_rate_falls_by_a_twentieth_after_each_epoch(pencil):
     training = Training(pencil())
     for bias in (9.0, 8.0, 7.0, 6.0):  # ever better
-        while not training.validation_is_due:
+        while not training.course.validation_is_due:
             training.step()
         say(training.network, bias)
         training.validate()
-    rates = [row["learning_rate"] for row in training.curve]
+    rates = [row["learning_rate"] for row in training.course.curve]
     np.testing.assert_allclose(rates, [1e-4, 0.95e-4, 0.9025e-4, 0.857375e-4], rtol=1e-12)
 
 
@@ -446,7 +446,7 @@ def test_fifty_updates_equal_a_transcription_in_plain_torch(gappy, short_job):
     for _ in range(UPDATES):
         training.step()
     # 167 windows in batches of 16 are 11 updates an epoch: four boundaries were crossed.
-    assert Batches(prepare(short_job, gappy), Draws(0)).updates_per_epoch == 11
+    assert Training(prepare(short_job, gappy)).course.per_epoch == 11
     expected, found = plain.given(), training.network.state_dict()
     assert set(expected) == set(found)
     for name, value in expected.items():
@@ -455,7 +455,7 @@ def test_fifty_updates_equal_a_transcription_in_plain_torch(gappy, short_job):
         assert (found[name] - before[name]).abs().max() > 2e-4, name
     training.validate()
     # All fifty: nobody validated in between.
-    assert training.curve[0]["train_loss"] == pytest.approx(np.mean(losses), rel=1e-5)
+    assert training.course.curve[0]["train_loss"] == pytest.approx(np.mean(losses), rel=1e-5)
 
 
 def last_day(network, scaler, weather, told, unit):

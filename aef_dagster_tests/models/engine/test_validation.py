@@ -22,13 +22,13 @@ def validated(toy, job):
     inputs = prepare(job, toy)
     network = drawn_network(inputs, job.recipe)
     validation = Validation(inputs, Draws(job.random_key))
-    return inputs, network, validation, validation.score(network)
+    return inputs, network, validation, validation.run(network)
 
 
 @pytest.mark.parametrize("recipe", [Recipe(spinup_days=60), PAPER], ids=["strong", "paper"])
 def test_the_score_is_the_median_nse_of_donors_after_the_spinup(toy, make_job, recipe):
     inputs, network, validation, score = validated(toy, make_job(recipe=recipe))
-    assert validation.basins == 7
+    assert len(validation.rows) == 7
     days = slice(inputs.valid.start - recipe.spinup_days, inputs.valid.stop)
     model = inputs.donor_rows, inputs.donor_statics, inputs.donor_flow_units
     flow = simulate(network, inputs.scaler, toy.forcing, *model, days, inputs.valid)
@@ -58,7 +58,7 @@ def test_basins_without_flow_in_these_years_are_not_validated_on(toy, make_job):
     flow = toy.streamflow.copy()
     flow[3, toy.span("2002-10-01", "2003-09-30")] = np.nan
     validation, score = validated(replace(toy, streamflow=flow), make_job())[2:]
-    assert validation.basins == 6
+    assert len(validation.rows) == 6
     assert np.isfinite(score["valid_nse"])
 
 
@@ -67,7 +67,7 @@ def test_without_any_flow_there_is_no_score(toy, make_job, recipe):
     flow = toy.streamflow.copy()
     flow[:, toy.span("2002-10-01", "2003-09-30")] = np.nan
     validation, score = validated(replace(toy, streamflow=flow), make_job(recipe=recipe))[2:]
-    assert validation.basins == 0
+    assert not validation.scorable
     assert all(np.isnan(value) for value in score.values())
     assert set(score) == ({"valid_nse", "valid_loss"} if recipe is PAPER else {"valid_nse"})
 
@@ -79,9 +79,9 @@ def test_at_most_so_many_basins_are_chosen_and_always_the_same(toy, make_job):
         job = make_job(recipe=few, seed=seed)
         inputs = prepare(job, toy)
         network = drawn_network(inputs, few)
-        score = Validation(inputs, Draws(job.random_key)).score(network)
-        assert score == Validation(inputs, Draws(job.random_key)).score(network)
-        assert Validation(inputs, Draws(job.random_key)).basins == 2
+        score = Validation(inputs, Draws(job.random_key)).run(network)
+        assert score == Validation(inputs, Draws(job.random_key)).run(network)
+        assert len(Validation(inputs, Draws(job.random_key)).rows) == 2
         days = inputs.with_spinup(inputs.valid)
         model = inputs.donor_rows, inputs.donor_statics, inputs.donor_flow_units
         flow = simulate(network, inputs.scaler, toy.forcing, *model, days, inputs.valid)
