@@ -79,6 +79,11 @@ class Settings(BaseSettings):
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="Where to train. `cuda` never falls back to the CPU silently."
     )
+    precision: Literal["fp32", "bf16"] = Field(
+        "fp32",
+        description="Products of the LSTM in training. `bf16` is 2 to 3 times as fast where the "
+        "processor has them (Intel AMX, AVX512-BF16, GPUs), and no less skilful.",
+    )
     executor: Literal["in_process", "multiprocess", "ray", "k8s"] = Field(
         "in_process",
         description="Dagster executor of runs that the pages or the daemon start.",

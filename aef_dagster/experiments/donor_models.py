@@ -44,6 +44,7 @@ def plan(
     recipe: str,
     budget: str,
     data_version: str,
+    precision: str,
     sample: bool,
     surrogate: bool,
 ) -> list[TrainingJob]:
@@ -68,6 +69,7 @@ def plan(
             recipe=RECIPES[recipe],
             budget=BUDGETS[budget],
             seed=seed,
+            precision=precision,
             sample=sample,
             surrogate=surrogate,
         )

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from aef_dagster.errors import UserError
 from aef_dagster.models.data import TrainingData
-from aef_dagster.models.jobs import TrainingJob
+from aef_dagster.models.jobs import PRECISIONS, TrainingJob
 
 if TYPE_CHECKING:
     from aef_dagster.models.engine.course import State
@@ -182,7 +182,7 @@ def _train_in_turn(jobs: list[TrainingJob], desk: _Desk) -> None:
             state = unfinished.read()
             report = partial(desk.report, job)
             trained = cpu.train(inputs, report, state, unfinished.write, desk.keep_every_s)
-            desk.finish(inputs, trained, state, {"engine": "cpu"})
+            desk.finish(inputs, trained, state, {"engine": "cpu", "precision": job.precision})
         except BrokenPipeError:
             raise
         except Exception as error:
@@ -191,7 +191,6 @@ def _train_in_turn(jobs: list[TrainingJob], desk: _Desk) -> None:
 
 def _train_together(jobs: list[TrainingJob], desk: _Desk) -> None:
     """Train jobs in groups on the GPU."""
-    from aef_dagster.models.engine import gpu
     from aef_dagster.models.inputs import prepare
 
     ready = []
@@ -201,12 +200,23 @@ def _train_together(jobs: list[TrainingJob], desk: _Desk) -> None:
             ready.append(prepare(job, desk.data))
         except UserError as error:
             desk.fail(job, error)
+    for precision in PRECISIONS:
+        alike = [inputs for inputs in ready if inputs.job.precision == precision]
+        if alike:
+            _train_alike(alike, precision, desk)
+
+
+def _train_alike(ready: "list[JobInputs]", precision: str, desk: _Desk) -> None:
+    """Train jobs of one precision in groups on the GPU."""
+    from aef_dagster.models.engine import gpu
+
     files = [desk.unfinished(inputs.job) for inputs in ready]
     states = {index: state for index, file in enumerate(files) if (state := file.read())}
     results = gpu.train_jobs(
         ready,
         "cuda",
         lambda index, *told: desk.report(ready[index].job, *told),
+        precision=precision,
         unfinished=states,
         keep=lambda index, state: files[index].write(state),
         keep_every_s=desk.keep_every_s,

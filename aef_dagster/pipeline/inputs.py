@@ -60,6 +60,7 @@ def plan_basins(
     targets: Sequence[str],
     dataset: str,
     forcing: str,
+    precision: str,
 ) -> BasinPlan:
     """Donors, arrays and jobs of some targets.
 
@@ -101,6 +102,7 @@ def plan_basins(
             recipe=choice.recipe,
             budget=choice.budget,
             data_version=_combine(versions, (target, *chosen)),
+            precision=precision,
             **made_of,
         )
         for target, chosen in donors.items()

@@ -95,6 +95,7 @@ class PlatformResource(dg.ConfigurableResource):
     dataset: str
     forcing: str
     device: str
+    precision: str
     dagster_url: str
     reference_dir: str | None
 
@@ -139,6 +140,7 @@ def build_resources(settings: Settings) -> dict[str, Any]:
             dataset=settings.dataset,
             forcing=settings.forcing,
             device=settings.device,
+            precision=settings.precision,
             dagster_url=settings.dagster_url,
             reference_dir=str(settings.reference_dir) if settings.reference_dir else None,
         ),

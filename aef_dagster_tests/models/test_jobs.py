@@ -67,6 +67,7 @@ def test_hash_is_sensitive_to_all_that_determines_weights(make_job):
         {"budget": replace(job.budget, updates=21)},
         {"seed": 1},
         {"threads": 2},
+        {"precision": "bf16"},
     ]
     hashes = {replace(job, **change).hash for change in changes} | {job.hash}
     assert len(hashes) == len(changes) + 1

@@ -318,7 +318,9 @@ def test_a_scaler_that_saw_more_than_donors_is_found_out(session, run):
     target = "00902004"
     choice = TrainingConfig().resolve("sample")
     assert run("basin_models", partition_key=target).success
-    plan = plan_basins(session.home, session.warehouse, choice, [target], "sample", "daymet")
+    plan = plan_basins(
+        session.home, session.warehouse, choice, [target], "sample", "daymet", "fp32"
+    )
     assert check_leakage(session.home.checkpoints, plan.jobs[target], plan.data).passed
     path = session.home.checkpoints / plan.jobs[target][0].hash / "scaler.json"
     scaler = json.loads(path.read_text())

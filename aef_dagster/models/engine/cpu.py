@@ -133,6 +133,12 @@ class Training:
         draws = Draws(job.random_key)
         self.network = new_network(inputs.scaler, job.recipe, job.budget.hidden)
         self.network.initialise(job.recipe.forget_bias, draws)
+        self.network.bf16 = job.precision == "bf16"
+        if self.network.bf16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+            raise UserError(
+                "precision bf16: this processor has no products of bfloat16, it would be slower "
+                "than fp32; set AEF_PRECISION=fp32"
+            )
         # Fused: one pass over all parameters instead of a dozen small operations on each.
         self._optimiser = torch.optim.Adam(
             self.network.parameters(), lr=job.recipe.learning_rate, fused=True

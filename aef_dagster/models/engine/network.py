@@ -54,6 +54,8 @@ class BasinLSTM(nn.Module):
         self.lstm = nn.LSTM(hidden, hidden)
         self.output = nn.Linear(hidden, 1)
         self.floor = floor
+        # Products of the LSTM while it learns: see TrainingJob.precision.
+        self.bf16 = False
 
     def initialise(self, forget_bias: float | None, draws: Draws) -> None:
         """Draw initial weights uniformly, within 1 / sqrt(number of inputs) of 0.
@@ -113,7 +115,10 @@ class BasinLSTM(nn.Module):
             statics = torch.tanh(layer(statics))
         basin = nn.functional.linear(statics, self.static_weight, self.input_bias)
         joined = nn.functional.linear(forcing, self.forcing_weight).add_(basin).relu_()
-        states, _ = self.lstm(joined)
+        bf16 = self.bf16 and torch.is_grad_enabled()
+        with torch.autocast(joined.device.type, dtype=torch.bfloat16, enabled=bf16):
+            states, _ = self.lstm(joined)
+        states = states.float()
         states = states[skip:]
         if keep is not None:
             states = states * keep

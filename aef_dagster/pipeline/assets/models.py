@@ -54,7 +54,7 @@ def build(settings: Settings) -> list:
 
         Contents: per basin a checkpoint (weights, scaler, job, scores, simulation of the test
         period), an MLflow run, and the scores and hydrograph on this page. The target's own flow is
-        used for scoring only. Donors' last training years pick the checkpoint.
+        used for scoring only. The recipe says which of the donors' years it learns from.
         Grain: one partition a basin. A finished job is not trained twice: its name is the hash of
         all that decides its weights. Cost: about 40 s a basin and core at budget `donor`.
         """
@@ -62,7 +62,9 @@ def build(settings: Settings) -> list:
         world, store, mlflow = home.open(), warehouse.open(), tracking.open()
         targets = asked_partitions(context, config.basins)
         refuse_blocked_donors(context.instance, choice.space)
-        plan = plan_basins(world, store, choice, targets, platform.dataset, platform.forcing)
+        plan = plan_basins(
+            world, store, choice, targets, platform.dataset, platform.forcing, platform.precision
+        )
         failures = dict(plan.refused)
         study = _study(context, config, choice.title)
         hashes: dict[str, list[str]] = {}

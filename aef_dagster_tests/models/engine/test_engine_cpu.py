@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from aef_dagster.errors import UserError
 from aef_dagster.models.data import TrainingData
@@ -239,6 +240,23 @@ def test_every_choice_of_a_recipe_learns(toy, make_job, change):
     assert result.curve[-1]["train_loss"] < 0.9 * result.curve[0]["train_loss"]
     assert np.isfinite(result.simulation).all()
     assert result.simulation.min() >= 0.0
+
+
+@pytest.mark.skipif(
+    not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="no products of bfloat16 here"
+)
+def test_half_precision_is_another_path_to_the_same_skill(toy, make_job):
+    budget = Budget("toy", hidden=16, updates=100, batch=16, window=60)
+    recipe = Recipe(learning_rate=1e-2, spinup_days=60)
+    job = make_job(budget=budget, recipe=recipe)
+    single, half = trained(job, toy), trained(replace(job, precision="bf16"), toy)
+    assert weights_bits(trained(replace(job, precision="bf16"), toy)) == weights_bits(half)
+    assert weights_bits(half) != weights_bits(single)
+    assert half.weights["lstm.weight_hh_l0"].dtype == np.float32
+    assert half.curve[-1]["valid_nse"] == pytest.approx(single.curve[-1]["valid_nse"], abs=0.05)
+    first = [prepare(replace(job, precision=p), toy) for p in ("fp32", "bf16")]
+    losses = [float(Training(i)._batches.loss(Training(i).network, 0).detach()) for i in first]
+    assert losses[1] == pytest.approx(losses[0], rel=0.01)
 
 
 def test_no_loss_turns_into_slow_denormal_numbers(toy, make_job):
