@@ -25,7 +25,7 @@ from aef_dagster.basins.periods import Periods
 from aef_dagster.errors import UserError
 from aef_dagster.evaluation.statistics import paired_difference
 from aef_dagster.models.jobs import BUDGETS, PAPER, RECIPES, Budget, Recipe, TrainingJob
-from benchmarks.measuring import print_table
+from benchmarks.measuring import print_table, real_settings
 from benchmarks.real_basins import FORCING, folds_531, load_basins
 from benchmarks.runs import bench_home, train_all
 
@@ -146,7 +146,8 @@ def _job(recipe: Recipe, budget: Budget, representation: str, seed: int) -> Trai
     return TrainingJob(
         dataset="camels_us", forcing=FORCING, data_version="benchmark", targets=tuple(held_out),
         donors=tuple(donors), role="ungauged", periods=PERIODS, representation=representation,
-        recipe=recipe, budget=budget, seed=seed, surrogate="aef" in representation,
+        recipe=recipe, budget=budget, seed=seed, precision=real_settings().precision,
+        surrogate="aef" in representation,
     )  # fmt: skip
 
 

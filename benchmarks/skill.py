@@ -31,7 +31,7 @@ from aef_dagster.models.data import TrainingData
 from aef_dagster.models.ensembles import ensemble
 from aef_dagster.models.jobs import BUDGETS, RECIPES, TrainingJob
 from aef_dagster.models.simulate import predict
-from benchmarks.measuring import print_table
+from benchmarks.measuring import print_table, real_settings
 from benchmarks.real_basins import FORCING, basins_531, folds_531, load_basins, published_nse
 from benchmarks.runs import bench_home, train_all
 
@@ -102,6 +102,7 @@ def run() -> dict[str, object]:
             "ensemble_ungauged": f"{together.ungauged.median():.3f}",
         }
     return result | {
+        "precision": jobs[0].precision,
         "seeds": len(members),
         "basin_days": f"{jobs[0].budget.basin_days:.2e}".replace("+0", ""),
         "core_minutes": f"{minutes:.0f}",
@@ -124,7 +125,7 @@ def _job(basins, held_out: list[str], representation: str, seed: int) -> Trainin
         dataset="camels_us", forcing=FORCING, data_version="benchmark", targets=tuple(held_out),
         donors=tuple(set(basins) - set(held_out)), role="ungauged", periods=PERIODS,
         representation=representation, recipe=RECIPES["strong"], budget=BUDGETS["full"],
-        seed=seed, surrogate=representation == "aef",
+        seed=seed, precision=real_settings().precision, surrogate=representation == "aef",
     )  # fmt: skip
 
 

@@ -58,7 +58,7 @@ class Budget:
 BUDGETS: dict[str, Budget] = {
     "tiny": Budget("tiny", hidden=32, updates=600, batch=16, window=270),
     "donor": Budget("donor", hidden=64, updates=2400, batch=16, window=365),
-    "full": Budget("full", hidden=128, updates=6000, batch=16, window=365),
+    "full": Budget("full", hidden=128, updates=10_000, batch=16, window=365),
     # For the recipe `paper`: 20 epochs of 671 basins over 25 years, more than it ever reaches.
     "paper": Budget("paper", hidden=128, updates=306_440, batch=384, window=365),
 }
@@ -226,6 +226,7 @@ STRONG = Recipe(
     scaling=Scaling(flow_by_prcp=True),
     warmup_share=0.25,
     learning_rate=5e-3,
+    static_noise=0.2,
     averaging=0.05,
     learn_validation_years=True,
 )
