@@ -89,10 +89,13 @@ class TrainingConfig(dg.Config):
         Representation("aef+climate"), description="What the network is told about a basin."
     )
     recipe: RecipeName = Field(  # type: ignore[valid-type]
-        RecipeName("strong"), description="How the network is trained."
+        RecipeName("strong"),
+        description="How the network is trained: strong, or paper (the study's way).",
     )
     budget: BudgetName | None = Field(  # type: ignore[valid-type]
-        None, description="Size of network and training; by default donor, or tiny in the sample."
+        None,
+        description="Size of network and training: tiny, donor, full, or paper (the study's: "
+        "hours); by default donor, or tiny in the sample.",
     )
     seeds: int = Field(1, ge=1, le=MOST_SEEDS, description="Members of the ensemble, seeds 0..N-1.")
     workers: int | None = Field(
