@@ -154,7 +154,7 @@ def train(
         str | None,
         typer.Option(
             help="Size of network and training: tiny (seconds a model), donor (less than a "
-            "minute), full (minutes), paper (the study's: hours). Default donor; tiny in the sample."
+            "minute), full (minutes), paper (the study's: hours). Default donor; sample: tiny."
         ),
     ] = None,
     seeds: Annotated[
