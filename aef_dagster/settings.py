@@ -81,8 +81,8 @@ class Settings(BaseSettings):
     )
     precision: Literal["fp32", "bf16"] = Field(
         "fp32",
-        description="Products of the LSTM in training. `bf16` is 2 to 3 times as fast where the "
-        "processor has them (Intel AMX, AVX512-BF16, GPUs), and no less skilful.",
+        description="Products of the LSTM in training. `bf16` is faster where the processor has "
+        "them (Intel AMX, AVX512-BF16, GPUs); its models are others, and marked so.",
     )
     executor: Literal["in_process", "multiprocess", "ray", "k8s"] = Field(
         "in_process",

@@ -24,7 +24,7 @@ from aef_dagster.basins.periods import Periods
 from aef_dagster.errors import UserError
 from aef_dagster.models.data import StaticTable, TrainingData
 from aef_dagster.models.engine.gpu import usable_device
-from aef_dagster.models.engine.grouped_batches import Kind, Resident, Widths
+from aef_dagster.models.engine.grouped_batches import Alike, DeviceData, Widths
 from aef_dagster.models.engine.groups import Group
 from aef_dagster.models.engine.members import Member
 from aef_dagster.models.inputs import JobInputs, prepare
@@ -61,7 +61,7 @@ def run() -> dict[str, object]:
 def measure(device: torch.device, budget: Budget, groups: Sequence[int]) -> list[Rate]:
     """Time updates of groups of each size, in both precisions; only float32 of a single model."""
     inputs = synthetic_inputs(budget, max(groups))
-    resident = Resident(inputs, device)
+    resident = DeviceData(inputs, device)
     rates = []
     for precision in ("fp32", "bf16"):
         for group in groups:
@@ -76,9 +76,9 @@ def measure(device: torch.device, budget: Budget, groups: Sequence[int]) -> list
     return rates
 
 
-def seconds_per_update(resident: Resident, inputs: Sequence[JobInputs], precision: str) -> float:
+def seconds_per_update(resident: DeviceData, inputs: Sequence[JobInputs], precision: str) -> float:
     """Mean over some updates, the first ones left out: they compile and record."""
-    group = Group(resident, Kind.of(inputs[0]), Widths.of(inputs), len(inputs), precision)
+    group = Group(resident, Alike.of(inputs[0]), Widths.of(inputs), len(inputs), precision)
     members = {place: Member(place, each) for place, each in enumerate(inputs)}
     for place, member in members.items():
         group.load(place, member)

@@ -5,6 +5,7 @@ that lie beside the shared data. Not here: what is trained on them (each benchma
 """
 
 import csv
+import hashlib
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,10 +23,7 @@ from aef_dagster.embeddings.table import TableSource
 from aef_dagster.errors import UserError
 from aef_dagster.models.data import TrainingData
 from aef_dagster.models.statics import COLUMNS, static_table
-from benchmarks.measuring import SHARED, SHARED_FORCING, real_settings
-
-# What the figures of these benchmarks are taken with.
-FORCING = SHARED_FORCING
+from benchmarks.measuring import SHARED, real_settings
 
 
 def load_basins(
@@ -73,6 +71,16 @@ def load_basins(
             for name in representations
         },
     )
+
+
+def version_of(data: TrainingData) -> str:
+    """A hash of all that jobs on the data could see."""
+    digest = hashlib.blake2b(digest_size=8)
+    for array in (data.forcing, data.streamflow):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    for name in sorted(data.statics):
+        digest.update(data.statics[name].numeric.tobytes())
+    return digest.hexdigest()
 
 
 def basins_531() -> list[str]:

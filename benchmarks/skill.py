@@ -16,6 +16,7 @@ else in a folder that is gone afterwards.
 """
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,7 +33,7 @@ from aef_dagster.models.ensembles import ensemble
 from aef_dagster.models.jobs import BUDGETS, RECIPES, TrainingJob
 from aef_dagster.models.simulate import predict
 from benchmarks.measuring import print_table, real_settings
-from benchmarks.real_basins import FORCING, basins_531, folds_531, load_basins, published_nse
+from benchmarks.real_basins import basins_531, folds_531, load_basins, published_nse, version_of
 from benchmarks.runs import bench_home, train_all
 
 PERIODS = Periods(
@@ -59,9 +60,10 @@ def run() -> dict[str, object]:
     fast = os.environ.get("FAST") == "1"
     representations = ["attributes27"] if fast else ["attributes27", "attributes17", "aef"]
     data = load_basins(representations, PERIODS)
-    by_fold = {fold: _fold_job(fold, 0) for fold in (FOLDS[:1] if fast else FOLDS)}
-    members = [by_fold[0]] if fast else [_fold_job(0, seed) for seed in SEEDS]
-    fifths = [] if fast else [_fifth_job(data, name) for name in ("attributes17", "aef")]
+    version = version_of(data)
+    by_fold = {fold: _fold_job(version, fold, 0) for fold in (FOLDS[:1] if fast else FOLDS)}
+    members = [by_fold[0]] if fast else [_fold_job(version, 0, seed) for seed in SEEDS]
+    fifths = [] if fast else [_fifth_job(version, data, name) for name in ("attributes17", "aef")]
     jobs = [*by_fold.values(), *members, *fifths]
     with bench_home() as home:
         checkpoints = train_all(jobs, data, home, "skill")
@@ -109,23 +111,27 @@ def run() -> dict[str, object]:
     }
 
 
-def _fold_job(fold: int, seed: int) -> TrainingJob:
+def _fold_job(version: str, fold: int, seed: int) -> TrainingJob:
     folds = folds_531()
     held_out = [gauge_id for gauge_id, number in folds.items() if number == fold]
-    return _job(basins_531(), held_out, "attributes27", seed)
+    return _job(version, basins_531(), held_out, "attributes27", seed)
 
 
-def _fifth_job(data: TrainingData, representation: str) -> TrainingJob:
+def _fifth_job(version: str, data: TrainingData, representation: str) -> TrainingJob:
     folds = spatial_folds(data.gauge_ids, 5, DRAW)
-    return _job(data.gauge_ids, list(folds.index[folds == FIFTH]), representation, 0)
+    return _job(version, data.gauge_ids, list(folds.index[folds == FIFTH]), representation, 0)
 
 
-def _job(basins, held_out: list[str], representation: str, seed: int) -> TrainingJob:
+def _job(
+    version: str, basins: Sequence[str], held_out: list[str], representation: str, seed: int
+) -> TrainingJob:
+    settings = real_settings()
     return TrainingJob(
-        dataset="camels_us", forcing=FORCING, data_version="benchmark", targets=tuple(held_out),
+        dataset="camels_us", forcing=settings.forcing, data_version=version,
+        targets=tuple(held_out),
         donors=tuple(set(basins) - set(held_out)), role="ungauged", periods=PERIODS,
         representation=representation, recipe=RECIPES["strong"], budget=BUDGETS["full"],
-        seed=seed, precision=real_settings().precision, surrogate=representation == "aef",
+        seed=seed, precision=settings.precision, surrogate=representation == "aef",
     )  # fmt: skip
 
 

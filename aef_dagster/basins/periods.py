@@ -1,4 +1,4 @@
-"""The periods of a training job: what is trained on, what picks the checkpoint, what is scored.
+"""The periods of a training job: what is trained on, what validates, what is scored.
 
 Here: the frozen value that every job carries, its checks, and the defaults by dataset.
 Not here: spatial splits (evaluation/splits.py).
@@ -14,8 +14,9 @@ from aef_dagster.errors import UserError
 class Periods:
     """Three spans of days, both ends included, in the order train, validation, test, disjoint.
 
-    `train` gives gradients and all statistics, `valid` picks the checkpoint (on donors only),
-    `test` is scored. Dates are ISO strings, so that a job hashes and prints alike everywhere.
+    `train` gives gradients and all statistics; `valid`, of donors only, picks the weights or is
+    learnt from as well, as the recipe says; `test` is scored. Dates are ISO strings, so that a job
+    hashes and prints alike everywhere.
     """
 
     train_start: str
@@ -46,10 +47,10 @@ class Periods:
         )
 
 
-# Maurer ends in 2008, so one set of periods serves all four forcings: 16 + 3 years to learn from,
+# Maurer ends in 2008, so one set of periods serves all four forcings: 15 + 4 years to learn from,
 # 9 water years to score. The first nine months of 1980 are the warm-up of the first window.
 CAMELS_US = Periods(
-    "1980-10-01", "1996-09-30", "1996-10-01", "1999-09-30", "1999-10-01", "2008-09-30"
+    "1980-10-01", "1995-09-30", "1995-10-01", "1999-09-30", "1999-10-01", "2008-09-30"
 )
 SAMPLE = Periods("1990-10-01", "1996-09-30", "1996-10-01", "1998-09-30", "1998-10-01", "2003-09-30")
 

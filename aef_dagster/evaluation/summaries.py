@@ -10,7 +10,7 @@ import pandas as pd
 
 from aef_dagster.evaluation.statistics import bootstrap_median, summarise
 
-CHOICE = ["space", "k", "representation", "recipe", "budget", "n_members"]
+CHOICE = ["space", "k", "representation", "recipe", "budget", "precision", "n_members"]
 PUBLISHED = "published_nse_531.csv"
 
 

@@ -22,7 +22,7 @@ import math
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import rmtree
@@ -278,8 +278,9 @@ def partial_folder(root: Path) -> Iterator[Path]:
     parent = Path(root) / PARTIAL
     parent.mkdir(parents=True, exist_ok=True)
     for stale in parent.iterdir():
-        if time.time() - stale.stat().st_mtime > STALE_AFTER_SECONDS:
-            rmtree(stale, ignore_errors=True)
+        with suppress(FileNotFoundError):  # another process has just finished with it
+            if time.time() - stale.stat().st_mtime > STALE_AFTER_SECONDS:
+                rmtree(stale, ignore_errors=True)
     folder = parent / uuid.uuid4().hex
     folder.mkdir()
     try:

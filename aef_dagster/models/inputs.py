@@ -84,8 +84,7 @@ def prepare(job: TrainingJob, data: TrainingData) -> JobInputs:
     donors, targets = data.rows(job.donors), data.rows(job.targets)
     periods, table = job.periods, data.representation(job.representation)
     recipe = job.recipe
-    learned_until = periods.valid_end if recipe.learn_validation_years else periods.train_end
-    train = data.span(periods.train_start, learned_until)
+    train = data.span(periods.train_start, job.learned_until)
     test = data.span(periods.test_start, periods.test_end)
     basins = np.union1d(donors, targets)
     # Not beyond the training period: a basin whose record begins later has a gap, and is named.
@@ -142,6 +141,13 @@ def flow_units(
     column = data.forcing_names.index("prcp")
     days = data.span(job.periods.train_start, job.periods.train_end)
     units = np.array([data.forcing[row, days, column].mean(dtype=np.float64) for row in rows])
+    if np.isnan(units).any():
+        gap = data.gauge_ids[rows[int(np.argmax(np.isnan(units)))]]
+        raise UserError(
+            f"basin {gap}: precipitation is missing on a day from {job.periods.train_start} to "
+            f"{job.periods.train_end}, and recipe {job.recipe.name!r} divides flow by its mean: "
+            "fill the gap or take another recipe"
+        )
     if not (units > 0).all():
         dry = data.gauge_ids[rows[int(np.argmin(units > 0))]]
         raise UserError(

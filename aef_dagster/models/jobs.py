@@ -58,7 +58,7 @@ class Budget:
 BUDGETS: dict[str, Budget] = {
     "tiny": Budget("tiny", hidden=32, updates=600, batch=16, window=270),
     "donor": Budget("donor", hidden=64, updates=2400, batch=16, window=365),
-    "full": Budget("full", hidden=128, updates=10_000, batch=16, window=365),
+    "full": Budget("full", hidden=128, updates=15_000, batch=16, window=365),
     # For the recipe `paper`: 20 epochs of 671 basins over 25 years, more than it ever reaches.
     "paper": Budget("paper", hidden=128, updates=306_440, batch=384, window=365),
 }
@@ -176,6 +176,8 @@ class Recipe:
     evaluation: str = "streaming"
 
     def __post_init__(self) -> None:
+        if not (0 <= self.dropout < 1 and 0 <= self.warmup_share < 1):
+            raise UserError(f"recipe {self.name!r}: dropout and warmup_share are shares below 1")
         for name, known in CHOICES.items():
             if getattr(self, name) not in known:
                 raise UserError(
@@ -336,6 +338,12 @@ class TrainingJob:
                     f"basin {_listed(absent)} is a gauged target and not among the donors: add "
                     "it to the donors, or give it the role ungauged"
                 )
+
+    @property
+    def learned_until(self) -> str:
+        """Last day that weights and statistics may come from."""
+        learns = self.recipe.learn_validation_years
+        return self.periods.valid_end if learns else self.periods.train_end
 
     @cached_property
     def hash(self) -> str:

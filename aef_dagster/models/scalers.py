@@ -1,4 +1,4 @@
-"""Scaling of forcings, flow and static inputs, fitted on a job's donors and training period only.
+"""Scaling of forcings, flow and static inputs, fitted on a job's donors and learnt days only.
 
 Here: the statistics of one job, their use, and their JSON, which travels with the checkpoint.
 Not here: choosing donors and periods (jobs.py), reading arrays (data.py).

@@ -81,8 +81,12 @@ def predict(
                 f"the data have {', '.join(data.forcing_names)}"
             )
         statics, network = scaler.scale_statics(table), load_network(model)
-        run = simulate_windowed if windowed else simulate
-        simulations.append(run(network, scaler, data.forcing, rows, statics, units, days, wanted))
+        model_and_basins = network, scaler, data.forcing, rows, statics, units, days, wanted
+        if windowed:
+            flow = simulate_windowed(*model_and_basins, job.budget.window)
+        else:
+            flow = simulate(*model_and_basins)
+        simulations.append(flow)
     members = np.stack(simulations)
     return simulation_table(
         tuple(gauge_ids),

@@ -99,7 +99,8 @@ def train(
     checkpoints
         Folder of the checkpoints.
     workers
-        Models trained at once; by default one per core, less where models use several threads.
+        Models trained at once on a CPU; by default one per core, less where models use several
+        threads. On a GPU its memory decides.
     device
         "cpu", "cuda" (several models at once on each GPU), or "auto": a GPU where there is one.
     on_progress
@@ -238,6 +239,7 @@ def _outcome(
         return Outcome(job, None, message["error"], False, seconds, 0, 0.0, [])
     checkpoint = Checkpoint.open(checkpoints, job.hash)
     run, scores = checkpoint.run(), checkpoint.scores()
+    seconds = round(run["seconds"] - run["resumed_s"], 2)
     return Outcome(
         job, checkpoint.folder, None, False, seconds, run["basin_days"], run["peak_mb"], scores
     )

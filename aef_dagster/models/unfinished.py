@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 
 UNFINISHED = ".unfinished"
 STALE_AFTER_SECONDS = 30 * 24 * 3600
+HALF_AFTER_SECONDS = 3600
 
 
 class UnfinishedFile:
@@ -46,7 +47,9 @@ class UnfinishedFile:
         try:
             with safe_open(self._path, framework="np") as opened:
                 arrays = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-                return State(arrays, json.loads(opened.metadata()["record"]))
+                state = State(arrays, json.loads(opened.metadata()["record"]))
+            state.check()
+            return state
         except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
             logger.warning("%s is damaged (%s): trained from the beginning", self._path, error)
             return None
@@ -69,8 +72,9 @@ class UnfinishedFile:
 
 
 def sweep(checkpoints: Path) -> None:
-    """Remove states that nobody has gone on with for a month, and files half written."""
+    """Remove states that nobody went on with for a month, and those half written for an hour."""
     for path in (Path(checkpoints) / UNFINISHED).glob("*"):
+        limit = STALE_AFTER_SECONDS if path.suffix == ".safetensors" else HALF_AFTER_SECONDS
         with suppress(FileNotFoundError):  # another process has just finished with it
-            if time.time() - path.stat().st_mtime > STALE_AFTER_SECONDS:
+            if time.time() - path.stat().st_mtime > limit:
                 path.unlink()

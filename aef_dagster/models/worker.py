@@ -26,11 +26,10 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from aef_dagster.errors import UserError
 from aef_dagster.models.data import TrainingData
-from aef_dagster.models.jobs import PRECISIONS, TrainingJob
+from aef_dagster.models.jobs import TrainingJob
 
 if TYPE_CHECKING:
-    from aef_dagster.models.engine.course import State
-    from aef_dagster.models.engine.cpu import Trained
+    from aef_dagster.models.engine.course import State, Trained
     from aef_dagster.models.inputs import JobInputs
     from aef_dagster.models.unfinished import UnfinishedFile
 
@@ -78,11 +77,13 @@ def serve(
         "cpu": one job after another; "cuda": in groups.
     """
     data = TrainingData.open(data_folder)
-    train = _train_together if device == "cuda" else _train_in_turn
     for line in lines:
         jobs = [TrainingJob.from_json(described) for described in json.loads(line)]
         desk = _Desk(channel, data, checkpoints, scratch, keep_every_s)
-        train(jobs, desk)
+        if device == "cpu":
+            _train_in_turn(jobs, desk)
+        else:
+            train_together(jobs, desk, device)
 
 
 class _Desk:
@@ -99,13 +100,17 @@ class _Desk:
         self.data, self.keep_every_s = data, keep_every_s
         self._channel, self._checkpoints, self._scratch = channel, checkpoints, scratch
         self._told: dict[str, tuple[float, str]] = {}
-        self._started = time.monotonic()
 
     def unfinished(self, job: TrainingJob) -> "UnfinishedFile":
         """Where the job's state is kept."""
         from aef_dagster.models.unfinished import UnfinishedFile
 
         return UnfinishedFile(self._checkpoints, job.hash)
+
+    def keep(self, job: TrainingJob, state: "State") -> None:
+        """Keep the job's state, and a sign of life for whoever clears up."""
+        self.unfinished(job).write(state)
+        os.utime(self._scratch)
 
     def report(self, job: TrainingJob, phase: str, update: int, updates: int) -> None:
         """Tell how far a job is: a few times a second, and each phase's first."""
@@ -131,7 +136,6 @@ class _Desk:
         dates = self.data.dates[inputs.test]
         observed = self.data.streamflow[inputs.target_rows, inputs.test]
         self.report(job, "save", trained.updates, trained.updates)
-        seconds = time.monotonic() - self._started + (resumed.seconds if resumed else 0.0)
         write_checkpoint(
             self._checkpoints,
             job.hash,
@@ -140,14 +144,17 @@ class _Desk:
             simulation=simulation_table(job.targets, dates, observed, trained.simulation),
             scores=score_rows(job, dates, observed, trained.simulation),
             run={
-                "seconds": round(seconds, 2),
+                "seconds": round(trained.seconds, 2),
                 "basin_days": trained.updates * job.budget.batch * job.budget.window,
                 "peak_mb": round(peak_mb(), 1),
                 "updates": trained.updates,
                 "best_update": trained.best_update,
                 "resumed_at": resumed.update if resumed else None,
+                "resumed_from": resumed.record["engine"] if resumed else None,
+                "resumed_s": round(resumed.seconds, 2) if resumed else 0.0,
                 "donors_left_out": trained.donors_left_out,
             }
+            | {"precision": job.precision}
             | engine
             | _versions(),
             weights=trained.weights,
@@ -178,54 +185,63 @@ def _train_in_turn(jobs: list[TrainingJob], desk: _Desk) -> None:
             from aef_dagster.models.engine import cpu
             from aef_dagster.models.inputs import prepare
 
-            inputs, unfinished = prepare(job, desk.data), desk.unfinished(job)
-            state = unfinished.read()
-            report = partial(desk.report, job)
-            trained = cpu.train(inputs, report, state, unfinished.write, desk.keep_every_s)
-            desk.finish(inputs, trained, state, {"engine": "cpu", "precision": job.precision})
+            inputs, state = prepare(job, desk.data), desk.unfinished(job).read()
+            report, keep = partial(desk.report, job), partial(desk.keep, job)
+            trained = cpu.train(inputs, report, state, keep, desk.keep_every_s)
+            desk.finish(inputs, trained, state, {"engine": "cpu"})
         except BrokenPipeError:
             raise
         except Exception as error:
             desk.fail(job, error)
 
 
-def _train_together(jobs: list[TrainingJob], desk: _Desk) -> None:
-    """Train jobs in groups on the GPU."""
+def train_together(jobs: list[TrainingJob], desk: _Desk, device: str) -> None:
+    """Train jobs in groups on a GPU."""
     from aef_dagster.models.inputs import prepare
 
-    ready = []
+    ready: dict[str, list[JobInputs]] = {}
     for job in jobs:
         desk.report(job, "prepare", 0, job.budget.updates)
         try:
-            ready.append(prepare(job, desk.data))
-        except UserError as error:
+            ready.setdefault(job.precision, []).append(prepare(job, desk.data))
+        except Exception as error:
             desk.fail(job, error)
-    for precision in PRECISIONS:
-        alike = [inputs for inputs in ready if inputs.job.precision == precision]
-        if alike:
-            _train_alike(alike, precision, desk)
+    for precision, inputs in ready.items():
+        left = dict(enumerate(inputs))
+        try:
+            _train_alike(left, device, precision, desk)
+        except BrokenPipeError:
+            raise
+        except Exception as error:
+            for each in left.values():
+                desk.fail(each.job, error)
 
 
-def _train_alike(ready: "list[JobInputs]", precision: str, desk: _Desk) -> None:
-    """Train jobs of one precision in groups on the GPU."""
+def _train_alike(left: "dict[int, JobInputs]", device: str, precision: str, desk: _Desk) -> None:
+    """Train jobs of one precision in groups; takes out of `left` what is done."""
     from aef_dagster.models.engine import gpu
 
-    files = [desk.unfinished(inputs.job) for inputs in ready]
-    states = {index: state for index, file in enumerate(files) if (state := file.read())}
+    inputs = list(left.values())
+    states = {i: s for i in left if (s := desk.unfinished(inputs[i].job).read()) is not None}
     results = gpu.train_jobs(
-        ready,
-        "cuda",
-        lambda index, *told: desk.report(ready[index].job, *told),
+        inputs,
+        device,
+        lambda index, *told: desk.report(inputs[index].job, *told),
         precision=precision,
         unfinished=states,
-        keep=lambda index, state: files[index].write(state),
+        keep=lambda index, state: desk.keep(inputs[index].job, state),
         keep_every_s=desk.keep_every_s,
     )
     for index, result in results:
-        if isinstance(result, UserError):
-            desk.fail(ready[index].job, result)
-        else:
-            desk.finish(ready[index], result, states.get(index), result.run)
+        done = left.pop(index)
+        try:
+            if isinstance(result, UserError):
+                raise result
+            desk.finish(done, result, states.get(index), result.run)
+        except BrokenPipeError:
+            raise
+        except Exception as error:
+            desk.fail(done.job, error)
 
 
 def peak_mb() -> float:

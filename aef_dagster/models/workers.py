@@ -77,6 +77,11 @@ class Worker:
             self.process.stdin.write(line.encode() + b"\n")
             self.process.stdin.flush()
 
+    @property
+    def alive(self) -> bool:
+        """Whether the process still runs."""
+        return self.process.poll() is None
+
     def end(self) -> None:
         """End the process, kindly first, and let go of all that belongs to it."""
         self.process.terminate()
@@ -164,7 +169,9 @@ class WorkerPool:
 
     def start(self, jobs: Sequence[TrainingJob]) -> None:
         """Give jobs to an idle worker, or to a new one."""
-        worker = next((worker for worker in self._workers if not worker.jobs), None)
+        worker = next(
+            (worker for worker in self._workers if not worker.jobs and worker.alive), None
+        )
         if worker is None:
             log = self._logs / f"worker-{time.monotonic_ns()}.log"
             environment = self._environment

@@ -109,9 +109,7 @@ def _leaks(checkpoint: Checkpoint, data: TrainingData) -> bool:
         job, used = checkpoint.job(), checkpoint.scaler()
     except UserError:  # a job that refuses to exist: its target is among its donors
         return True
-    learned = job.recipe.learn_validation_years
-    end = job.periods.valid_end if learned else job.periods.train_end
-    train = data.span(job.periods.train_start, end)
+    train = data.span(job.periods.train_start, job.learned_until)
     donors = data.rows(job.donors)
     allowed = Scaler.fit(
         job.recipe.scaling,

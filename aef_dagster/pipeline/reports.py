@@ -115,6 +115,7 @@ def tracked_run(
         "representation": choice.representation,
         "recipe": choice.recipe,
         "budget": choice.budget,
+        "precision": job.precision,
         "seed": "ensemble" if result.seed is None else str(result.seed),
         "job_hash": result.checkpoint.hash,
         "dagster_run_id": dagster_run_id,
@@ -153,8 +154,8 @@ def tracked_run(
             "updates": str(job.budget.updates),
             "batch": str(job.budget.batch),
             "window": str(job.budget.window),
-            "train": f"{job.periods.train_start}..{job.periods.train_end}",
-            "validation": f"{job.periods.valid_start}..{job.periods.valid_end}",
+            "learned_from": f"{job.periods.train_start}..{job.learned_until}",
+            "validated_on": f"{job.periods.valid_start}..{job.periods.valid_end}",
             "test": f"{job.periods.test_start}..{job.periods.test_end}",
         },
         metrics={

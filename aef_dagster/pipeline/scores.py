@@ -83,6 +83,7 @@ def _rows(checkpoint: Checkpoint, asset: str, mlflow_run_of) -> Iterator[dict]:
                 "representation": job.representation,
                 "recipe": job.recipe.name,
                 "budget": job.budget.name,
+                "precision": job.precision,
                 "n_members": len(members),
                 "seed": job.seed if len(members) == 1 else None,
                 "asked_at": request["asked_at"],

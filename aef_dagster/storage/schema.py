@@ -36,8 +36,8 @@ TABLES = {
     "scores": f"""
         job_hash VARCHAR, asset VARCHAR, dataset VARCHAR, design VARCHAR, fold INTEGER,
         gauge_id VARCHAR, role VARCHAR, space VARCHAR, k INTEGER, representation VARCHAR,
-        recipe VARCHAR, budget VARCHAR, seed INTEGER, n_members INTEGER, asked_at TIMESTAMP,
-        current BOOLEAN, period_start DATE,
+        recipe VARCHAR, budget VARCHAR, precision VARCHAR, seed INTEGER, n_members INTEGER,
+        asked_at TIMESTAMP, current BOOLEAN, period_start DATE,
         period_end DATE, n_days INTEGER, {_METRICS}, surrogate BOOLEAN, sample BOOLEAN,
         mlflow_run_id VARCHAR, dagster_run_id VARCHAR""",
 }

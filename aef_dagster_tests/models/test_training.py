@@ -16,7 +16,7 @@ from aef_dagster.errors import UserError
 from aef_dagster.models.checkpoints import Checkpoint
 from aef_dagster.models.devices import choose_device
 from aef_dagster.models.ensembles import ensemble
-from aef_dagster.models.jobs import Budget
+from aef_dagster.models.jobs import PAPER, STRONG, Budget
 from aef_dagster.models.simulate import predict
 from aef_dagster.models.training import train
 
@@ -97,6 +97,21 @@ def test_alone_beside_others_and_reused(toy, make_job, tmp_path):
     other = predict(beside, toy, ["00000005", "00000006"], "2002-01-01", "2002-01-10")
     assert len(other) == 20
     assert np.isfinite(other["sim"]).all()
+
+
+@pytest.mark.parametrize("recipe", [STRONG, replace(PAPER, learning_rate=1e-2)])
+def test_a_prediction_of_the_test_period_is_what_was_stored(toy, make_job, tmp_path, recipe):
+    job = make_job(recipe=replace(recipe, max_epochs=None), donors=("00000002", "00000003"))
+    list(train([job], toy, tmp_path))
+    checkpoint = Checkpoint.open(tmp_path, job.hash)
+    again = predict(checkpoint, toy, job.targets, "2003-10-01", "2004-09-30")
+    np.testing.assert_allclose(again["sim"], checkpoint.simulation()["sim"], atol=1e-5)
+    # Days near the beginning of the record are those of a longer span that has them too.
+    early = predict(checkpoint, toy, job.targets, "2000-01-01", "2000-06-30")["sim"].to_numpy()
+    later = predict(checkpoint, toy, job.targets, "2000-05-01", "2000-06-30")["sim"].to_numpy()
+    if recipe.evaluation == "windowed":
+        np.testing.assert_allclose(early[-len(later) :], later, atol=1e-5)
+    assert np.isfinite(early).all()
 
 
 def test_failing_jobs_and_a_killed_worker_cost_their_own_jobs_only(toy, make_job, tmp_path):

@@ -8,14 +8,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from aef_dagster.models.engine.course import State
+from aef_dagster.models.engine.course import RECORDED, State
 from aef_dagster.models.engine.cpu import Training
 from aef_dagster.models.inputs import prepare
-from aef_dagster.models.jobs import PAPER, Budget, Recipe
+from aef_dagster.models.jobs import PAPER, STRONG, Budget, Recipe
 from aef_dagster.models.unfinished import STALE_AFTER_SECONDS, UNFINISHED, UnfinishedFile, sweep
 
 RECIPES = {
-    "strong": Recipe(validations=4, spinup_days=60),
+    "plain": Recipe(validations=4, spinup_days=60),
+    "strong": replace(STRONG, validations=4, spinup_days=60),
     "averaged": Recipe(validations=4, spinup_days=60, averaging=0.3),
     "static layers": Recipe(validations=4, spinup_days=60, static_layers=(4,), softplus=True),
     "paper": PAPER,
@@ -24,7 +25,12 @@ RECIPES = {
 
 def state(value=1.0):
     arrays = {"weights.b": np.full((3, 2), value, np.float32), "weights.a": np.zeros(0, np.float32)}
-    record = {"update": 7, "curve": [{"update": 5, "valid_nse": float("nan")}], "seconds": 1.25}
+    arrays |= {"moment1.b": np.zeros(1, np.float32), "moment2.b": np.ones(1, np.float32)}
+    record = dict.fromkeys(RECORDED) | {
+        "update": 7,
+        "curve": [{"update": 5, "valid_nse": float("nan")}],
+        "seconds": 1.25,
+    }
     return State(arrays, record)
 
 
@@ -42,7 +48,7 @@ def test_a_state_comes_back_as_it_was_written(tmp_path):
     assert read is not None
     assert (read.update, read.seconds) == (7, 1.25)
     assert np.isnan(read.record["curve"][0]["valid_nse"])
-    assert set(read.arrays) == {"weights.a", "weights.b"}
+    assert set(read.arrays) == {"weights.a", "weights.b", "moment1.b", "moment2.b"}
     for name, array in state(0.1).arrays.items():
         np.testing.assert_array_equal(read.arrays[name], array)
         assert read.arrays[name].dtype == np.float32
@@ -94,13 +100,14 @@ WRITER = """
 import sys
 import numpy as np
 from pathlib import Path
-from aef_dagster.models.engine.course import State
+from aef_dagster.models.engine.course import RECORDED, State
 from aef_dagster.models.unfinished import UnfinishedFile
 
 file = UnfinishedFile(Path(sys.argv[1]), "abc")
 for update in range(1_000_000):
-    arrays = {f"weights.{i}": np.full(500_000, update, np.float32) for i in range(4)}
-    file.write(State(arrays, {"update": update, "seconds": 0.0}))
+    parts = ("weights.a", "weights.b", "moment1.a", "moment2.a")
+    arrays = {name: np.full(500_000, update, np.float32) for name in parts}
+    file.write(State(arrays, dict.fromkeys(RECORDED) | {"update": update, "seconds": 0.0}))
     print(update, flush=True)
 """
 
@@ -111,6 +118,16 @@ def whole(found):
     assert len(found.arrays) == 4
     assert all(np.all(array == found.update) for array in found.arrays.values())
     return found.update
+
+
+@pytest.mark.parametrize("absent", ["losses", "moment1"])
+def test_a_state_that_lacks_something_is_not_gone_on_with(tmp_path, caplog, absent):
+    whole_one, file = state(), UnfinishedFile(tmp_path, "abc")
+    record = {name: value for name, value in whole_one.record.items() if name != absent}
+    arrays = {k: v for k, v in whole_one.arrays.items() if not k.startswith(absent)}
+    file.write(State(arrays, record))
+    assert file.read() is None
+    assert f"it has no {absent}" in caplog.text
 
 
 def test_whoever_reads_or_kills_while_it_is_written_finds_a_whole_state(tmp_path):

@@ -7,6 +7,7 @@ import pytest
 
 from aef_dagster.models import worker
 from aef_dagster.models.checkpoints import Checkpoint
+from aef_dagster.models.data import TrainingData
 from aef_dagster.models.engine import cpu
 from aef_dagster.models.inputs import prepare
 from aef_dagster.models.jobs import Budget
@@ -70,6 +71,30 @@ def test_failures_are_told_and_the_next_job_goes_on(serve, make_job):
     assert events[0]["traceback"] == ""
     assert events[1]["error"].startswith("RuntimeError: ")
     assert "network.py" in events[1]["traceback"]
+
+
+def test_jobs_trained_together_become_checkpoints_too(toy, make_job, tmp_path):
+    """What a worker does on a GPU, on CPU tensors: the GPU engine in place of the CPU's."""
+    toy.save(tmp_path / "data")
+    (tmp_path / "scratch").mkdir()
+    data, channel = TrainingData.open(tmp_path / "data"), io.StringIO()
+    desk = worker._Desk(channel, data, tmp_path / "checkpoints", tmp_path / "scratch", 0.0)
+    (tmp_path / "checkpoints").mkdir()
+    gone = make_job(donors=("00000099",))
+    jobs = [make_job(), make_job(seed=1, precision="bf16"), gone, make_job(seed=2)]
+    worker.train_together(jobs, desk, "cpu")
+    told = [json.loads(line) for line in channel.getvalue().splitlines()]
+    ended = {message["job"]: message["event"] for message in told if message["event"] != "progress"}
+    assert ended == {job.hash: "failed" if job is gone else "done" for job in jobs}
+    for job in (jobs[0], jobs[1], jobs[3]):
+        checkpoint = Checkpoint.open(tmp_path / "checkpoints", job.hash)
+        run = checkpoint.run()
+        assert (run["engine"], run["precision"]) == ("gpu", job.precision)
+        assert len(checkpoint.curve()) == 2
+    assert not list((tmp_path / "checkpoints" / ".unfinished").iterdir())
+    by_cpu = cpu.train(prepare(jobs[0], toy))
+    table = Checkpoint.open(tmp_path / "checkpoints", jobs[0].hash).simulation()
+    np.testing.assert_allclose(table["sim"], by_cpu.simulation[0], atol=2e-3)
 
 
 def test_peak_memory_is_that_of_this_process():

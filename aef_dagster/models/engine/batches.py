@@ -7,9 +7,15 @@ import numpy as np
 import torch
 
 from aef_dagster.models.engine.draws import Draws
-from aef_dagster.models.engine.losses import masked_nse_loss, masked_rmse_loss, nse_weights
+from aef_dagster.models.engine.losses import donor_weights, masked_nse_loss, masked_rmse_loss
 from aef_dagster.models.engine.network import BasinLSTM
-from aef_dagster.models.engine.windows import EpochSampler, RandomSampler, Sampler, Windows, gather
+from aef_dagster.models.engine.windows import (
+    EpochSampler,
+    RandomSampler,
+    Sampler,
+    gather,
+    windows_of,
+)
 from aef_dagster.models.inputs import JobInputs
 
 
@@ -35,13 +41,7 @@ class Batches:
         job = inputs.job
         self._inputs, self._draws = inputs, draws
         self._warmup = job.recipe.warmup_days(job.budget.window)
-        windows = Windows(
-            (inputs.streamflow[row] for row in inputs.donor_rows),
-            inputs.train,
-            inputs.first,
-            job.budget.window,
-            self._warmup,
-        )
+        windows = windows_of(inputs)
         self.donors_left_out, self.windows = windows.basins_left_out, windows.starts.size
         self._sampler: Sampler
         if job.recipe.sampling == "epochs":
@@ -49,8 +49,7 @@ class Batches:
         else:
             self._sampler = RandomSampler(windows, job.budget.batch, draws)
         # A donor without flow has no weight, and the sampler never draws it.
-        stds = [inputs.scaler.donor_flow_std.get(gauge_id, np.nan) for gauge_id in job.donors]
-        self._weights = torch.from_numpy(nse_weights(np.array(stds), job.recipe.nse_epsilon))
+        self._weights = torch.from_numpy(donor_weights(inputs))
 
     def loss(self, network: BasinLSTM, update: int) -> torch.Tensor:
         """Loss of the batch of an update, counted from 0."""

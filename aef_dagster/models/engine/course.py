@@ -15,6 +15,11 @@ from numpy.typing import NDArray
 from aef_dagster.errors import UserError
 from aef_dagster.models.jobs import TrainingJob
 
+RECORDED = {
+    "update", "finished", "engine", "curve", "best_score", "best_update", "worse_in_a_row",
+    "loss_sum", "losses", "seconds",
+}  # fmt: skip
+
 Weights = dict[str, NDArray[np.float32]]
 
 
@@ -35,6 +40,14 @@ class State:
     arrays: Weights
     record: dict[str, Any]
 
+    def check(self) -> None:
+        """Raise a ValueError where something is missing."""
+        absent = RECORDED - set(self.record)
+        parts = {name.split(".", 1)[0] for name in self.arrays}
+        absent |= {"weights", "moment1", "moment2"} - parts
+        if absent:
+            raise ValueError(f"it has no {', '.join(sorted(absent))}")
+
     @property
     def update(self) -> int:
         """Updates made."""
@@ -49,6 +62,41 @@ class State:
         """One of the parts of `arrays`, by name of the parameter."""
         start = f"{prefix}."
         return {k[len(start) :]: v for k, v in self.arrays.items() if k.startswith(start)}
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """What training one job gave.
+
+    Parameters
+    ----------
+    weights
+        The parameters that are kept, by name.
+    curve
+        Per validation: update, basin_days (an epoch's last batch taken for a full one),
+        learning_rate, train_loss (mean since the last one),
+        valid_nse (median over the validated donors in the validation years, which some recipes
+        learn from as well; NaN without any), seconds since the start; valid_loss where the recipe
+        picks by it.
+    updates
+        Updates made.
+    best_update
+        Updates made when these weights were kept.
+    seconds
+        Spent on it, before it was resumed as well. In a group, those of the group meanwhile.
+    simulation
+        Targets over the test period, float32 [target, day], mm/day.
+    donors_left_out
+        Donors without any flow to learn from.
+    """
+
+    weights: Weights
+    curve: list[dict[str, Any]]
+    updates: int
+    best_update: int
+    seconds: float
+    simulation: NDArray[np.float32]
+    donors_left_out: int
 
 
 def joined(**parts: Weights) -> Weights:
@@ -67,6 +115,8 @@ class Course:
         How many windows training may see.
     scorable
         Whether there is flow to validate on. Without any the last weights are kept.
+    engine
+        Who trains: "cpu" or "gpu".
 
     Attributes
     ----------
@@ -82,7 +132,7 @@ class Course:
         Updates that see every window once; None where windows are drawn at random.
     """
 
-    def __init__(self, job: TrainingJob, windows: int, scorable: bool):
+    def __init__(self, job: TrainingJob, windows: int, scorable: bool, engine: str):
         self._job, self._last_are_kept = job, job.recipe.learn_validation_years or not scorable
         self.per_epoch: int | None = None
         self.updates = job.budget.updates
@@ -90,6 +140,7 @@ class Course:
             self.per_epoch = -(-windows // job.budget.batch)
             if job.recipe.max_epochs is not None:
                 self.updates = min(self.updates, job.recipe.max_epochs * self.per_epoch)
+        self._engine = engine
         self._marks = validation_marks(self.updates, job.recipe.validations, self.per_epoch)
         self.update = 0
         self.finished = False
@@ -154,7 +205,7 @@ class Course:
                 "basin_days": self.update * budget.batch * budget.window,
                 "learning_rate": self.learning_rate(self.update - 1),
                 "train_loss": train_loss,
-                "seconds": round(self._seconds(), 2),
+                "seconds": round(self.seconds, 2),
             }
             | validated
         )
@@ -167,18 +218,26 @@ class Course:
         tired = recipe.patience is not None and self._worse_in_a_row >= recipe.patience
         self.finished = tired or self.update >= self.updates
 
+    def refuse_if_diverged(self) -> None:
+        """Raise a UserError where no validation gave weights to keep."""
+        if self.best_update == 0:
+            raise UserError(
+                f"training diverged: no validation of job {self._job.hash} gave a number"
+            )
+
     def record(self, loss_sum: float) -> dict[str, Any]:
         """What a state says of it, `loss_sum` being that since the last validation."""
         return {
             "update": self.update,
             "finished": self.finished,
+            "engine": self._engine,
             "curve": list(self.curve),
             "best_score": self._best_score if math.isfinite(self._best_score) else None,
             "best_update": self.best_update,
             "worse_in_a_row": self._worse_in_a_row,
             "loss_sum": loss_sum if math.isfinite(loss_sum) else None,
             "losses": self._losses,
-            "seconds": self._seconds(),
+            "seconds": self.seconds,
         }
 
     def resume(self, state: State) -> float:
@@ -193,7 +252,9 @@ class Course:
         self._seconds_before, self._started = record["seconds"], time.monotonic()
         return math.nan if loss_sum is None else loss_sum
 
-    def _seconds(self) -> float:
+    @property
+    def seconds(self) -> float:
+        """Seconds spent on it, before it was resumed as well."""
         return self._seconds_before + time.monotonic() - self._started
 
 

@@ -10,20 +10,16 @@ state.
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from aef_dagster.errors import UserError
 from aef_dagster.models.engine.averages import WeightAverage
 from aef_dagster.models.engine.batches import Batches
-from aef_dagster.models.engine.course import Course, State, Weights, joined
+from aef_dagster.models.engine.course import Course, State, Trained, Weights, joined
 from aef_dagster.models.engine.draws import Draws
 from aef_dagster.models.engine.network import arrays_of, load_arrays
-from aef_dagster.models.engine.running import new_network, simulate, simulate_windowed
+from aef_dagster.models.engine.running import new_network, simulate_targets
 from aef_dagster.models.engine.validation import Validation
 from aef_dagster.models.inputs import JobInputs
 
@@ -31,37 +27,6 @@ from aef_dagster.models.inputs import JobInputs
 MOMENTS = {"moment1": "exp_avg", "moment2": "exp_avg_sq"}
 
 Report = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True, eq=False)
-class Trained:
-    """What training one job gave.
-
-    Parameters
-    ----------
-    weights
-        The parameters that are kept, by name.
-    curve
-        Per validation: update, basin_days (an epoch's last batch taken for a full one),
-        learning_rate, train_loss (mean since the last one),
-        valid_nse (median over the validated donors; NaN without any), seconds since the start;
-        valid_loss where the recipe picks by it.
-    updates
-        Updates made.
-    best_update
-        Updates made when these weights were kept.
-    simulation
-        Targets over the test period, float32 [target, day], mm/day.
-    donors_left_out
-        Donors without any flow to learn from.
-    """
-
-    weights: Weights
-    curve: list[dict[str, Any]]
-    updates: int
-    best_update: int
-    simulation: NDArray[np.float32]
-    donors_left_out: int
 
 
 def train(
@@ -106,8 +71,19 @@ def train(
         if keep is not None and time.monotonic() - kept >= keep_every_s:
             keep(training.state())
             kept = time.monotonic()
-    report("simulate", course.update, course.updates)
-    return training.result()
+    if keep is not None and inputs.job.recipe.evaluation == "windowed":
+        keep(training.state())  # what comes now takes minutes
+
+    def alive(done: int = 0, days: int = 0) -> None:
+        report("simulate", course.update, course.updates)
+
+    alive()
+    return training.result(alive)
+
+
+def has_bf16_products() -> bool:
+    """Whether this processor multiplies bfloat16 itself; others only imitate it, slowly."""
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 class Training:
@@ -134,7 +110,7 @@ class Training:
         self.network = new_network(inputs.scaler, job.recipe, job.budget.hidden)
         self.network.initialise(job.recipe.forget_bias, draws)
         self.network.bf16 = job.precision == "bf16"
-        if self.network.bf16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        if self.network.bf16 and not has_bf16_products():
             raise UserError(
                 "precision bf16: this processor has no products of bfloat16, it would be slower "
                 "than fp32; set AEF_PRECISION=fp32"
@@ -143,10 +119,10 @@ class Training:
         self._optimiser = torch.optim.Adam(
             self.network.parameters(), lr=job.recipe.learning_rate, fused=True
         )
-        self._average = WeightAverage(self.network, job.recipe.averaging * job.budget.updates)
         self._batches = Batches(inputs, draws)
         self._validation = Validation(inputs, draws)
-        self.course = Course(job, self._batches.windows, self._validation.scorable)
+        self.course = Course(job, self._batches.windows, self._validation.scorable, "cpu")
+        self._average = WeightAverage(self.network, job.recipe.averaging * self.course.updates)
         self._loss_sum = torch.zeros((), dtype=torch.float64)
 
     def step(self) -> None:
@@ -206,33 +182,23 @@ class Training:
             }
         self._loss_sum = torch.tensor(self.course.resume(state), dtype=torch.float64)
 
-    def result(self) -> Trained:
-        """Simulate the targets over the test period with the weights that are kept."""
-        inputs = self._inputs
+    def result(self, report: Callable[[int, int], None] = lambda done, days: None) -> Trained:
+        """Simulate the targets over the test period with the weights that are kept.
+
+        Parameters
+        ----------
+        report
+            Called now and then in a windowed simulation, which takes long.
+        """
         course = self.course
-        if course.best_update == 0:
-            raise UserError(
-                f"training diverged: no validation of job {inputs.job.hash} gave a number"
-            )
+        course.refuse_if_diverged()
         load_arrays(self.network, course.best)
-        run, days = simulate, inputs.with_spinup(inputs.test)
-        if self._recipe.evaluation == "windowed":
-            run, days = simulate_windowed, inputs.before(inputs.test, inputs.job.budget.window)
-        simulation = run(
-            self.network,
-            inputs.scaler,
-            inputs.forcing,
-            inputs.target_rows,
-            inputs.target_statics,
-            inputs.target_flow_units,
-            days,
-            inputs.test,
-        )
         return Trained(
             course.best,
             course.curve,
             course.update,
             course.best_update,
-            simulation,
+            course.seconds,
+            simulate_targets(self.network, self._inputs, report),
             self._batches.donors_left_out,
         )

@@ -115,7 +115,7 @@ class DeviceDraws:
         shape: tuple[int, int, int],
         limit: torch.Tensor,
     ) -> torch.Tensor:
-        """Where dropout sets outputs to 0: the opposite of `Draws.keep`.
+        """Where dropout sets outputs to 0: the opposite of `Draws.dropout`.
 
         Parameters
         ----------

@@ -1,12 +1,12 @@
 """The random numbers of training, counted instead of drawn one after another.
 
 Here: uniform, normal and 0/1 numbers that depend on a key, a purpose and a position alone.
-Not here: what they are used for (cpu.py, windows.py).
+Not here: what they are used for (batches.py, windows.py).
 
 A generator that is drawn from has a state, which must be saved with a half-trained model, and gives
 other numbers on another device or in another order. These are a hash of their position (SplitMix64,
 Steele et al. 2014, doi:10.1145/2714064.2660195), so update 500 of a job draws the same numbers
-alone or beside others, on a CPU or a GPU (gpu.py), resumed or not.
+alone or beside others, on a CPU or a GPU (device_draws.py), resumed or not.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""The GPU engine: trains many models at once, in groups of one kind.
+"""The GPU engine: trains many models at once, in groups of like ones.
 
 Here: which models are a group, who takes the place of a finished one, and what happens when memory
 runs out. It trains what cpu.py trains, with the same random numbers, and its states can be
@@ -19,14 +19,13 @@ import numpy as np
 import torch
 
 from aef_dagster.errors import UserError
-from aef_dagster.models.engine.course import State
-from aef_dagster.models.engine.cpu import Trained
-from aef_dagster.models.engine.grouped_batches import Kind, Resident, Widths
+from aef_dagster.models.engine.course import State, Trained
+from aef_dagster.models.engine.grouped_batches import Alike, DeviceData, Widths
 from aef_dagster.models.engine.grouped_network import DTYPES
 from aef_dagster.models.engine.groups import Group, bytes_of_model, refuse
 from aef_dagster.models.engine.members import Member
 from aef_dagster.models.engine.network import load_arrays
-from aef_dagster.models.engine.running import new_network, simulate_windowed
+from aef_dagster.models.engine.running import new_network, simulate_targets
 from aef_dagster.models.inputs import JobInputs
 
 logger = logging.getLogger(__name__)
@@ -76,12 +75,13 @@ def train_jobs(
         "cuda", or "cpu" for tests.
     report
         Called with a job's place in `inputs`, the phase ("train", "validate", "simulate"), the
-        updates made so far and those there will be.
+        updates made so far and those there will be; with "simulate" again while a simulation goes
+        on that gives each day a window of its own.
     group
         Models trained at once; by default as many as the memory holds, 256 at most.
     precision
-        "fp32", or "bf16": products of the LSTM in bfloat16; states, sums, gradients and the
-        optimiser in float32 as ever.
+        "fp32", or "bf16": products of the LSTM in training in bfloat16; states, sums, gradients,
+        the optimiser, validations and simulations in float32 as ever.
     unfinished
         By place in `inputs`: where an earlier training was left.
     keep
@@ -89,7 +89,7 @@ def train_jobs(
     keep_every_s
         How often, in seconds. Where memory runs out, what was done since is done again.
     memory_limit
-        Bytes of the device's memory that models may take; by default what is free.
+        Bytes of the device's memory that data and models may take; by default what is free.
 
     Yields
     ------
@@ -99,13 +99,16 @@ def train_jobs(
     Raises
     ------
     UserError
-        There is no such device or precision, or not one model fits into its memory.
+        There is no such device or precision, the device has no products of that precision, or its
+        memory does not hold the data and one model.
     """
     if precision not in DTYPES:
         raise UserError(f"unknown precision {precision!r}: choose one of {', '.join(DTYPES)}")
     if group is not None and group < 1:
         raise UserError(f"a group needs at least one model, not {group}")
     found = usable_device(device)
+    if precision == "bf16":
+        refuse_without_bf16(found)
     return _Training(
         inputs, found, report, group, precision, dict(unfinished or {}), keep, keep_every_s,
         memory_limit,
@@ -131,6 +134,16 @@ def usable_device(name: str) -> torch.device:
     return device
 
 
+def refuse_without_bf16(device: torch.device) -> None:
+    """Raise a UserError where a GPU only imitates products of bfloat16, slowly."""
+    # A CPU imitates them too, but there this engine is for tests.
+    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise UserError(
+            "precision bf16: this GPU has no products of bfloat16, it would be slower than fp32; "
+            "set AEF_PRECISION=fp32"
+        )
+
+
 class _Training:
     """A call of `train_jobs`; its arguments, checked."""
 
@@ -152,31 +165,33 @@ class _Training:
         self._halved = 0
 
     def results(self) -> Iterator[tuple[int, GroupTrained | UserError]]:
-        """Kind after kind."""
-        alike: dict[Kind, list[int]] = {}
+        """Jobs that are alike together, one set of them after another."""
+        groups: dict[Alike, list[int]] = {}
         for index, inputs in enumerate(self._inputs):
             try:
                 refuse(inputs)
-                alike.setdefault(Kind.of(inputs), []).append(index)
+                groups.setdefault(Alike.of(inputs), []).append(index)
             except UserError as error:
                 yield index, error
-        if alike:
-            resident = Resident(self._inputs, self._device)
-            for kind, indices in alike.items():
-                yield from self._train_kind(resident, kind, indices)
+        if groups:
+            data = DeviceData(self._inputs, self._device, self._memory_limit)
+            if self._memory_limit is not None:
+                self._memory_limit -= data.size
+            for alike, indices in groups.items():
+                yield from self._train_alike(data, alike, indices)
 
-    def _train_kind(
-        self, resident: Resident, kind: Kind, indices: list[int]
+    def _train_alike(
+        self, data: DeviceData, alike: Alike, indices: list[int]
     ) -> Iterator[tuple[int, GroupTrained | UserError]]:
-        """Groups of one kind, each smaller than the one before, until all are trained."""
+        """Groups of like jobs, each smaller than the one before, until all are trained."""
         widths = Widths.of([self._inputs[index] for index in indices])
         waiting = deque(indices)
-        size = min(len(waiting), self._group or self._size_that_fits(kind, widths))
+        size = min(len(waiting), self._group or self._size_that_fits(alike, widths))
         while waiting:
             size = min(size, len(waiting))
             short_of_memory = ""
             try:
-                yield from self._train_group(resident, kind, widths, size, waiting)
+                yield from self._train_group(data, alike, widths, size, waiting)
             except torch.OutOfMemoryError as error:
                 short_of_memory = str(error).strip().splitlines()[0]
             if short_of_memory:
@@ -184,7 +199,7 @@ class _Training:
                 size = self._halve(size, short_of_memory)
 
     def _train_group(
-        self, resident: Resident, kind: Kind, widths: Widths, size: int, waiting: deque[int]
+        self, data: DeviceData, alike: Alike, widths: Widths, size: int, waiting: deque[int]
     ) -> Iterator[tuple[int, GroupTrained | UserError]]:
         """Train what waits, each finished model's place going to the next.
 
@@ -194,13 +209,17 @@ class _Training:
         members: dict[int, Member] = {}
         try:
             group = Group(
-                resident, kind, widths, size, self._precision, self._memory_limit
+                data, alike, widths, size, self._precision, self._memory_limit
             )  # fmt: skip
             kept = time.monotonic()
             while True:
                 yield from self._fill_places(group, members, waiting)
                 done = {place: m for place, m in members.items() if m.course.finished}
                 if done:
+                    if any(m.inputs.job.recipe.evaluation == "windowed" for m in done.values()):
+                        # What comes now takes minutes, and the others wait for it.
+                        self._keep_states(group, members)
+                        kept = time.monotonic()
                     results = self._finish(group, done)
                     for place in done:
                         del members[place]
@@ -253,9 +272,13 @@ class _Training:
         results: list[tuple[int, GroupTrained | UserError]] = []
         for member in done.values():
             self._report(member.index, "simulate", member.course.update, member.course.updates)
-        able = {place: m for place, m in done.items() if m.course.best_update > 0}
-        streamed = {p: m for p, m in able.items() if m.inputs.job.recipe.evaluation == "streaming"}
-        flows = group.simulate(streamed)
+        flows = group.simulate(
+            {
+                place: m
+                for place, m in done.items()
+                if m.course.best_update > 0 and m.inputs.job.recipe.evaluation == "streaming"
+            }
+        )
         run = {
             "engine": "gpu",
             "device": str(self._device),
@@ -265,19 +288,30 @@ class _Training:
         }
         for place, member in done.items():
             self._states.pop(member.index, None)
-            if place not in able:
-                name = member.inputs.job.hash
-                error = f"training diverged: no validation of job {name} gave a number"
-                results.append((member.index, UserError(error)))
+            try:
+                member.course.refuse_if_diverged()
+            except UserError as error:
+                results.append((member.index, error))
                 continue
-            flow = flows[place] if place in flows else _windowed(member)
+            flow = flows[place] if place in flows else self._simulate_on_cpu(member)
             course = member.course
             trained = GroupTrained(
-                course.best, course.curve, course.update, course.best_update, flow,
+                course.best, course.curve, course.update, course.best_update, course.seconds, flow,
                 member.windows.basins_left_out, run,
             )  # fmt: skip
             results.append((member.index, trained))
         return results
+
+    def _simulate_on_cpu(self, member: Member) -> np.ndarray:
+        """Flow of a model's targets, a window a day: rare, and left to the CPU."""
+        inputs, course = member.inputs, member.course
+        network = new_network(inputs.scaler, inputs.job.recipe, inputs.job.budget.hidden)
+        load_arrays(network, course.best)
+
+        def report(done: int, days: int) -> None:
+            self._report(member.index, "simulate", course.update, course.updates)
+
+        return simulate_targets(network, inputs, report)
 
     def _keep_states(self, group: Group, members: dict[int, Member]) -> None:
         for place, numbers in group.numbers(members).items():
@@ -287,13 +321,13 @@ class _Training:
             if self._keep is not None:
                 self._keep(member.index, state)
 
-    def _size_that_fits(self, kind: Kind, widths: Widths) -> int:
+    def _size_that_fits(self, alike: Alike, widths: Widths) -> int:
         memory = self._memory_limit
         if memory is None and self._device.type == "cuda":
             memory = int(SHARE_OF_MEMORY * torch.cuda.mem_get_info(self._device)[0])
         if memory is None:
             return LARGEST_GROUP
-        return max(1, min(LARGEST_GROUP, memory // bytes_of_model(kind, widths)))
+        return max(1, min(LARGEST_GROUP, memory // bytes_of_model(alike, widths)))
 
     def _halve(self, size: int, reason: str) -> int:
         if size == 1:
@@ -309,16 +343,3 @@ class _Training:
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
         return size // 2
-
-
-def _windowed(member: Member) -> np.ndarray:
-    """Flow of a model's targets, a window a day: rare, small, and left to the CPU."""
-    inputs = member.inputs
-    job = inputs.job
-    network = new_network(inputs.scaler, job.recipe, job.budget.hidden)
-    load_arrays(network, member.course.best)
-    days = inputs.before(inputs.test, job.budget.window)
-    return simulate_windowed(
-        network, inputs.scaler, inputs.forcing, inputs.target_rows, inputs.target_statics,
-        inputs.target_flow_units, days, inputs.test,
-    )  # fmt: skip

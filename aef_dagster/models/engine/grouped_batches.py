@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from aef_dagster.errors import UserError
 from aef_dagster.models.engine.device_draws import DeviceDraws, limit_of
 from aef_dagster.models.engine.draws import Draws
 from aef_dagster.models.engine.grouped_network import Parameters, forward
-from aef_dagster.models.engine.losses import nse_weights
+from aef_dagster.models.engine.losses import donor_weights
 from aef_dagster.models.engine.windows import Windows
 from aef_dagster.models.inputs import JobInputs
 from aef_dagster.models.scalers import SKEWED, log_sqrt
@@ -23,7 +24,7 @@ from aef_dagster.models.scalers import SKEWED, log_sqrt
 Tensor = torch.Tensor
 
 
-class Resident:
+class DeviceData:
     """Forcings and flow of all basins, on the device once for all models.
 
     Parameters
@@ -32,44 +33,70 @@ class Resident:
         Jobs on the same data.
     device
         Where they shall lie.
+    memory_limit
+        Bytes that they may take; None = what there is.
+
+    Attributes
+    ----------
+    days
+        Days of the record.
+    flow
+        mm/day, float32 [basin and day].
+    forcing
+        By whether the skewed ones are logarithms, as `Scaler.scale_forcing` has them: forcings
+        before their z-scores, float32 [basin and day, variable]. Only what the jobs ask for.
+    size
+        Bytes that all this takes.
 
     Raises
     ------
+    UserError
+        The memory does not hold them.
     ValueError
         The jobs read different arrays.
     """
 
-    def __init__(self, inputs: Sequence[JobInputs], device: torch.device):
+    def __init__(
+        self, inputs: Sequence[JobInputs], device: torch.device, memory_limit: int | None = None
+    ):
         first = inputs[0]
         if any(
             each.forcing is not first.forcing or each.streamflow is not first.streamflow
             for each in inputs
         ):
             raise ValueError("models that train together must read the same arrays")
-        self.device = device
-        self.days = first.forcing.shape[1]
-        self.flow = torch.tensor(first.streamflow, device=device).flatten()
-        self._forcing, self._names = first.forcing, first.scaler.forcing_names
-        self._on_device: dict[bool, Tensor] = {}
+        wanted = sorted({each.job.recipe.scaling.log_sqrt for each in inputs})
+        self.device, self.days = device, first.forcing.shape[1]
+        self.size = 4 * (first.streamflow.size + len(wanted) * first.forcing.size)
+        try:
+            if memory_limit is not None and self.size > memory_limit:
+                raise torch.OutOfMemoryError(f"the limit is {memory_limit} bytes")
+            self.flow = torch.tensor(first.streamflow, device=device).flatten()
+            self.forcing = {
+                logarithms: torch.from_numpy(_unscaled_forcing(first, logarithms)).to(device)
+                for logarithms in wanted
+            }
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                f"weather and flow of {len(first.streamflow)} basins take {self.size / 2**20:.1f} "
+                f"MiB on device {device}, and so much is not free: end what else runs there, "
+                "train with fewer basins, or set AEF_DEVICE=cpu"
+            ) from error
 
-    def forcing(self, logarithms: bool) -> Tensor:
-        """Forcings before their z-scores, [basin and day, variable]; with logarithms where asked.
 
-        As `Scaler.scale_forcing` has them: what is skewed only.
-        """
-        if logarithms not in self._on_device:
-            values = self._forcing.astype(np.float32)
-            if logarithms:
-                for column, name in enumerate(self._names):
-                    if name in SKEWED:
-                        values[..., column] = log_sqrt(values[..., column])
-            self._on_device[logarithms] = torch.from_numpy(values).to(self.device).flatten(0, 1)
-        return self._on_device[logarithms]
+def _unscaled_forcing(inputs: JobInputs, logarithms: bool) -> NDArray[np.float32]:
+    """Forcings of all basins before their z-scores, [basin and day, variable]."""
+    values = inputs.forcing.astype(np.float32)
+    if logarithms:
+        for column, name in enumerate(inputs.scaler.forcing_names):
+            if name in SKEWED:
+                values[..., column] = log_sqrt(values[..., column])
+    return values.reshape(-1, values.shape[-1])
 
 
 @dataclass(frozen=True)
-class Kind:
-    """What models must have in common to be a stack.
+class Alike:
+    """What models must have in common to be a stack: sizes, and the steps of an update.
 
     All else (donors, periods, seed, learning rate, dropout and so on) is each model's own.
     """
@@ -88,8 +115,8 @@ class Kind:
     static_noise: bool
 
     @classmethod
-    def of(cls, inputs: JobInputs) -> "Kind":
-        """The kind of a job."""
+    def of(cls, inputs: JobInputs) -> "Alike":
+        """What a job has in common with others."""
         recipe, budget = inputs.job.recipe, inputs.job.budget
         return cls(
             hidden=budget.hidden,
@@ -97,7 +124,8 @@ class Kind:
             window=budget.window,
             warmup=recipe.warmup_days(budget.window),
             forcings=len(inputs.scaler.forcing_names),
-            static_layers=recipe.static_layers,
+            # A network that is told nothing about its basins has no such layers: `BasinLSTM`.
+            static_layers=recipe.static_layers if inputs.scaler.static_size else (),
             softplus=recipe.softplus,
             log_sqrt=recipe.scaling.log_sqrt,
             sampling=recipe.sampling,
@@ -133,18 +161,18 @@ class ModelTables:
     ----------
     size
         Places.
-    kind
+    alike
         What the models have in common.
     device
         Where the tables lie.
     """
 
-    def __init__(self, size: int, kind: Kind, device: torch.device):
-        self.forcing_mean = torch.zeros(size, 1, 1, kind.forcings, device=device)
-        self.forcing_std = torch.ones(size, 1, 1, kind.forcings, device=device)
+    def __init__(self, size: int, alike: Alike, device: torch.device):
+        self.forcing_mean = torch.zeros(size, 1, 1, alike.forcings, device=device)
+        self.forcing_std = torch.ones(size, 1, 1, alike.forcings, device=device)
         self.flow_mean = torch.zeros(size, 1, 1, device=device)
         self.flow_std = torch.ones(size, 1, 1, device=device)
-        self.floor = torch.zeros(size, device=device) if kind.softplus else None
+        self.floor = torch.zeros(size, device=device) if alike.softplus else None
 
     def load(self, place: int, inputs: JobInputs) -> None:
         """Fill the row of a place."""
@@ -161,19 +189,19 @@ class GroupBatches:
 
     Parameters
     ----------
-    resident
+    data
         The data.
-    kind, widths
+    alike, widths
         What the models have in common, and how large their tables are.
     size
         Models in the stack.
     """
 
-    def __init__(self, resident: Resident, kind: Kind, widths: Widths, size: int):
-        device = resident.device
-        self._resident, self._kind, self._device = resident, kind, device
+    def __init__(self, data: DeviceData, alike: Alike, widths: Widths, size: int):
+        device = data.device
+        self._data, self._alike, self._device = data, alike, device
         self._draws = DeviceDraws(size, device)
-        self.tables = ModelTables(size, kind, device)
+        self.tables = ModelTables(size, alike, device)
 
         def table(*shape: int, dtype: torch.dtype = torch.int64) -> Tensor:
             return torch.zeros(size, *shape, dtype=dtype, device=device)
@@ -187,7 +215,7 @@ class GroupBatches:
         self._basin, self._count, self._offset = (table(widths.donors) for _ in range(3))
         # Per window: its first day and, where windows come in epochs, who is drawn when.
         self._start = table(widths.windows, dtype=torch.int32)
-        self._order = table(widths.windows if kind.sampling == "epochs" else 0, dtype=torch.int32)
+        self._order = table(widths.windows if alike.sampling == "epochs" else 0, dtype=torch.int32)
         # Per model.
         # A place where nobody ever was has one window, so that nothing is divided by 0.
         self._basins, self._windows, self._per_epoch = (table() + 1 for _ in range(3))
@@ -200,8 +228,6 @@ class GroupBatches:
         """Put a job at a place of the stack."""
         job, recipe = inputs.job, inputs.job.recipe
         donors, own_statics = inputs.donor_statics.shape
-        stds = [inputs.scaler.donor_flow_std.get(gauge_id, np.nan) for gauge_id in job.donors]
-        weights = nse_weights(np.array(stds), recipe.nse_epsilon)
         self._draws.load(place, job.random_key)
         self.tables.load(place, inputs)
         self._fill(self._row, place, inputs.donor_rows)
@@ -209,7 +235,7 @@ class GroupBatches:
         self._statics[place, :donors, :own_statics] = torch.from_numpy(inputs.donor_statics)
         self._fill(self._unit, place, inputs.donor_flow_units)
         # A donor without flow is never drawn, but a row of nobody's may stand for one.
-        self._fill(self._weight, place, np.nan_to_num(weights, nan=0.0))
+        self._fill(self._weight, place, np.nan_to_num(donor_weights(inputs), nan=0.0))
         self._fill(self._basin, place, windows.basins)
         self._fill(self._count, place, windows.counts)
         # Behind the last one: beyond any window, so that the search for a window's basin ends.
@@ -244,33 +270,33 @@ class GroupBatches:
         dtype
             Of the LSTM's products.
         """
-        kind, resident, tables = self._kind, self._resident, self.tables
+        alike, data, tables = self._alike, self._data, self.tables
         donors, starts, drawn = self.draw(update)
-        first = torch.gather(self._row, 1, donors) * resident.days + starts
-        day = torch.arange(kind.window, device=self._device)
+        first = torch.gather(self._row, 1, donors) * data.days + starts
+        day = torch.arange(alike.window, device=self._device)
         position = first[:, None, :] + day[:, None]
-        forcing = resident.forcing(kind.log_sqrt)
+        forcing = data.forcing[alike.log_sqrt]
         weather = forcing.index_select(0, position.flatten()).view(*position.shape, -1)
         weather = (weather - tables.forcing_mean) / tables.forcing_std
-        observed = resident.flow[position[:, kind.warmup :]]
+        observed = data.flow[position[:, alike.warmup :]]
         # Where an epoch's last batch is smaller, what fills it up counts for nothing.
-        window = torch.arange(kind.batch, device=self._device)
+        window = torch.arange(alike.batch, device=self._device)
         observed = observed.masked_fill((window >= drawn[:, None])[:, None], torch.nan)
         scaled = forward(
             parameters,
             weather,
             self._noisy_statics(donors, drawn, update),
             tables.floor,
-            kind.warmup,
+            alike.warmup,
             self._dropped(drawn, update),
             self._share_kept,
             dtype,
         )
         units = torch.gather(self._unit, 1, donors)[:, None]
-        if kind.loss == "rmse":
+        if alike.loss == "rmse":
             return _rmse(scaled, self._scaled_flow(observed, units))
         weights = torch.gather(self._weight, 1, donors)[:, None]
-        return _nse(unscaled_flow(scaled, tables, kind, units), observed, weights)
+        return _nse(unscaled_flow(scaled, tables, alike, units), observed, weights)
 
     def draw(self, update: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Windows of each model's update: those of windows.py.
@@ -281,8 +307,8 @@ class GroupBatches:
             Donors and first days, int64 [model, batch], and how many of them are windows of the
             update, int64 [model]: the rest only fill the batch.
         """
-        batch = self._kind.batch
-        if self._kind.sampling == "epochs":
+        batch = self._alike.batch
+        if self._alike.sampling == "epochs":
             first = update % self._per_epoch * batch
             drawn = (self._windows - first).clamp(max=batch)
             position = first[:, None] + torch.arange(batch, device=self._device)
@@ -302,23 +328,23 @@ class GroupBatches:
     def _noisy_statics(self, donors: Tensor, drawn: Tensor, update: Tensor) -> Tensor:
         index = donors[:, :, None].expand(-1, -1, self._statics.shape[2])
         statics = torch.gather(self._statics, 1, index)
-        if self._kind.static_noise:
+        if self._alike.static_noise:
             shape = (statics.shape[1], statics.shape[2])
             noise = self._draws.normal("statics", update, drawn, self._own_statics, shape)
             statics = statics + self._noise[:, None, None] * noise
         return statics
 
     def _dropped(self, drawn: Tensor, update: Tensor) -> Tensor | None:
-        kind = self._kind
-        if not kind.dropout:
+        alike = self._alike
+        if not alike.dropout:
             return None
-        shape = (kind.window - kind.warmup, kind.batch, kind.hidden)
+        shape = (alike.window - alike.warmup, alike.batch, alike.hidden)
         return self._draws.dropped("dropout", update, drawn, shape, self._limit)
 
     def _scaled_flow(self, observed: Tensor, units: Tensor) -> Tensor:
         """`Scaler.scale_flow` of each model."""
         scaled = observed / units
-        if self._kind.log_sqrt:
+        if self._alike.log_sqrt:
             scaled = torch.log10(torch.sqrt(torch.abs(scaled)) + 0.1)
         return (scaled - self.tables.flow_mean) / self.tables.flow_std
 
@@ -326,10 +352,10 @@ class GroupBatches:
         table[place, : len(values)] = torch.from_numpy(values).to(table.dtype)
 
 
-def unscaled_flow(scaled: Tensor, tables: ModelTables, kind: Kind, units: Tensor) -> Tensor:
+def unscaled_flow(scaled: Tensor, tables: ModelTables, alike: Alike, units: Tensor) -> Tensor:
     """`Scaler.unscale_flow` of each model: mm/day, shapes [model, day, window]."""
     flow = scaled * tables.flow_std + tables.flow_mean
-    if kind.log_sqrt:
+    if alike.log_sqrt:
         flow = (10.0**flow - 0.1).clamp(min=0.0).square()
     return flow * units
 

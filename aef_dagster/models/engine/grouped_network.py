@@ -34,7 +34,7 @@ class Layout:
         LSTM come first: cuDNN takes them as they lie only from the start of the memory.
     names
         The names in the network's own order.
-    told
+    first_static_weight
         The parameter that static inputs are multiplied with first. It is as wide as the most static
         inputs of any model; the columns that a model lacks are 0 and stay so, because what they
         are multiplied with is 0.
@@ -42,15 +42,15 @@ class Layout:
 
     shapes: dict[str, tuple[int, ...]]
     names: tuple[str, ...]
-    told: str
+    first_static_weight: str
 
     @classmethod
     def of(cls, network: BasinLSTM) -> "Layout":
-        """The layout of networks of a kind; `network` has the most static inputs of them."""
+        """The layout of networks of a group; `network` has the most static inputs of them."""
         shapes = {name: tuple(p.shape) for name, p in network.named_parameters()}
         ordered = sorted(shapes, key=lambda name: not name.startswith("lstm."))
-        told = "static_layers.0.weight" if len(network.static_layers) else "static_weight"
-        return cls({name: shapes[name] for name in ordered}, tuple(shapes), told)
+        first = "static_layers.0.weight" if len(network.static_layers) else "static_weight"
+        return cls({name: shapes[name] for name in ordered}, tuple(shapes), first)
 
     @property
     def size(self) -> int:
@@ -71,7 +71,7 @@ class Layout:
         parts = []
         for name, shape in self.shapes.items():
             values = weights[name]
-            if name == self.told:
+            if name == self.first_static_weight:
                 values = np.pad(values, ((0, 0), (0, shape[1] - values.shape[1])))
             parts.append(values.ravel())
         return np.concatenate(parts)
@@ -80,7 +80,8 @@ class Layout:
         """A row as parameters by name, those of a model with so many static inputs."""
         stack = self.views(torch.from_numpy(row)[None])
         found = {name: stack[name][0].numpy() for name in self.names}
-        found[self.told] = found[self.told][:, :statics]
+        first = self.first_static_weight
+        found[first] = found[first][:, :statics]
         return {name: values.copy() for name, values in found.items()}
 
 
@@ -171,31 +172,26 @@ def _linear(parameters: Parameters, inputs: Tensor, weight: str, bias: str) -> T
 class LongRun:
     """A pass over many days, a part of them at a time, that learns nothing.
 
+    Its products are in the dtype of the parameters, whatever the training's were.
+
     Parameters
     ----------
-    parameters, statics, floor, dtype
+    parameters, statics, floor
         As in `forward`; a window is a basin here.
     """
 
-    def __init__(
-        self,
-        parameters: Parameters,
-        statics: Tensor,
-        floor: Tensor | None,
-        dtype: torch.dtype = torch.float32,
-    ):
-        weights = (parameters["lstm.weight_ih_l0"], parameters["lstm.weight_hh_l0"])
-        self._input_weight, self._recurrent_weight = (weight.to(dtype) for weight in weights)
+    def __init__(self, parameters: Parameters, statics: Tensor, floor: Tensor | None):
         self._bias = parameters["lstm.bias_ih_l0"] + parameters["lstm.bias_hh_l0"]
-        self._parameters, self._floor, self._dtype = parameters, floor, dtype
+        self._parameters, self._floor = parameters, floor
         self._of_basins = _of_basins(parameters, statics)
         self._hidden = self._cell = torch.zeros_like(self._of_basins)
 
     def go_on(self, weather: Tensor) -> Tensor:
         """Scaled flow of the next days, shape [model, day, basin], from their scaled forcings."""
-        joined = _joined(self._parameters, weather, self._of_basins).to(self._dtype)
-        from_inputs = input_products(joined, self._input_weight, self._bias)
-        _, hidden, cells = run_days(from_inputs, self._recurrent_weight, self._hidden, self._cell)
+        joined = _joined(self._parameters, weather, self._of_basins)
+        from_inputs = input_products(joined, self._parameters["lstm.weight_ih_l0"], self._bias)
+        _, hidden, cells = run_days(
+            from_inputs, self._parameters["lstm.weight_hh_l0"], self._hidden, self._cell
+        )
         self._hidden, self._cell = hidden[-1], cells[-1]
-        states = torch.stack(hidden[1:], dim=1).to(self._of_basins.dtype)
-        return _flow(self._parameters, states, self._floor)
+        return _flow(self._parameters, torch.stack(hidden[1:], dim=1), self._floor)

@@ -1,6 +1,7 @@
 """Running a stack of models over long spans of days on the device: validation and simulation.
 
-The counterpart of running.py for one pass over a span. Not here: what is done with the flow.
+The counterpart of running.py for one pass over a span, in float32 like that. Not here: what is done
+with the flow; windows of their own for each day, which running.py simulates for both engines.
 """
 
 from collections import defaultdict
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from aef_dagster.models.engine.grouped_batches import Kind, ModelTables, Resident
+from aef_dagster.models.engine.grouped_batches import Alike, DeviceData, ModelTables
 from aef_dagster.models.engine.grouped_network import Layout, LongRun
 
 
@@ -47,10 +48,9 @@ def run_spans(
     layout: Layout,
     rows: torch.Tensor,
     tables: ModelTables,
-    resident: Resident,
-    kind: Kind,
+    data: DeviceData,
+    alike: Alike,
     spans: Sequence[Span],
-    dtype: torch.dtype,
 ) -> list[NDArray[np.float32]]:
     """What each model's network gives for its span, still scaled.
 
@@ -58,65 +58,61 @@ def run_spans(
     ----------
     layout, rows
         Parameters of the stack, [place, parameter].
-    tables, resident, kind
+    tables, data, alike
         The models' scaling, the data, and what the models have in common.
     spans
         What to run. Those of equal lengths run at once.
-    dtype
-        Of the LSTM's products.
 
     Returns
     -------
     list of ndarray
         Per span float32 [basin, wanted day].
     """
-    alike = defaultdict(list)
+    of_lengths = defaultdict(list)
     for number, span in enumerate(spans):
-        alike[span.lengths].append(number)
+        of_lengths[span.lengths].append(number)
     found: dict[int, NDArray[np.float32]] = {}
     with torch.no_grad():
-        for numbers in alike.values():
+        for numbers in of_lengths.values():
             some = [spans[number] for number in numbers]
-            flows = _run_alike(layout, rows, tables, resident, kind, some, dtype)
+            flows = _run_of_length(layout, rows, tables, data, alike, some)
             found |= dict(zip(numbers, flows, strict=True))
     return [found[number] for number in range(len(spans))]
 
 
-def _run_alike(
+def _run_of_length(
     layout: Layout,
     rows: torch.Tensor,
     tables: ModelTables,
-    resident: Resident,
-    kind: Kind,
+    data: DeviceData,
+    alike: Alike,
     spans: Sequence[Span],
-    dtype: torch.dtype,
 ) -> list[NDArray[np.float32]]:
     device = rows.device
     places = torch.tensor([span.place for span in spans], device=device)
     basins = max(len(span.rows) for span in spans)
-    # Models with fewer basins run their first one again, for nobody.
+    # Models with fewer basins run some of theirs again, for nobody.
     first = np.array(
         [
-            np.resize(span.rows, basins) * resident.days + span.days.start
+            np.resize(span.rows, basins) * data.days + span.days.start
             for span in spans
         ]
     )  # fmt: skip
-    statics = np.zeros((len(spans), basins, layout.shapes[layout.told][1]), dtype=np.float32)
+    width = layout.shapes[layout.first_static_weight][1]
+    statics = np.zeros((len(spans), basins, width), dtype=np.float32)
     for number, span in enumerate(spans):
         statics[number, : len(span.rows), : span.statics.shape[1]] = span.statics
     run = LongRun(
         layout.views(rows[places]),
         torch.from_numpy(statics).to(device),
         None if tables.floor is None else tables.floor[places],
-        dtype,
     )
     positions = torch.from_numpy(first).to(device)[:, None, :]
-    forcing, mean, std = (
-        resident.forcing(kind.log_sqrt), tables.forcing_mean[places], tables.forcing_std[places]
-    )  # fmt: skip
+    forcing = data.forcing[alike.log_sqrt]
+    mean, std = tables.forcing_mean[places], tables.forcing_std[places]
     (days, wanted), parts = spans[0].lengths, []
     # A quarter of the basin-days of an update at a time: a recorded update holds on to its memory.
-    step = max(1, kind.window * kind.batch // (4 * basins))
+    step = max(1, alike.window * alike.batch // (4 * basins))
     for begin in range(0, days, step):
         day = torch.arange(begin, min(begin + step, days), device=device)
         position = positions + day[:, None]

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from aef_dagster.errors import UserError
-from aef_dagster.models.engine.averages import Weights
-from aef_dagster.models.engine.grouped_batches import GroupBatches, Kind, Resident, Widths
+from aef_dagster.models.engine.course import Weights
+from aef_dagster.models.engine.grouped_batches import Alike, DeviceData, GroupBatches, Widths
 from aef_dagster.models.engine.grouped_network import DTYPES, Layout
 from aef_dagster.models.engine.grouped_runs import Span, run_spans
 from aef_dagster.models.engine.members import BETA_1, BETA_2, Member, Numbers
@@ -31,18 +31,19 @@ NUMBERS_PER_UNIT = 24
 
 
 class Group:
-    """Places for models of one kind, which train in step.
+    """Places for models that are `Alike`, which train in step.
 
     Parameters
     ----------
-    resident
+    data
         The data, which say where the models train.
-    kind, widths
+    alike, widths
         What they have in common, and how large their tables must be.
     size
         Places.
     precision
-        "fp32", or "bf16" for the products of the LSTM.
+        "fp32", or "bf16" for the products of the LSTM in training. Validation and simulation are in
+        float32 always.
     memory_limit
         Bytes that the group may take; None = what there is.
 
@@ -54,23 +55,23 @@ class Group:
 
     def __init__(
         self,
-        resident: Resident,
-        kind: Kind,
+        data: DeviceData,
+        alike: Alike,
         widths: Widths,
         size: int,
         precision: str = "fp32",
         memory_limit: int | None = None,
     ):
-        needed = size * bytes_of_model(kind, widths)
+        needed = size * bytes_of_model(alike, widths)
         if memory_limit is not None and needed > memory_limit:
             raise torch.OutOfMemoryError(
                 f"{size} models take {needed >> 20} MiB, and the limit is {memory_limit >> 20} MiB"
             )
-        device = resident.device
+        device = data.device
         self.size, self._device, self._dtype = size, device, DTYPES[precision]
-        self._resident, self._kind = resident, kind
-        self._layout = layout_of(kind, widths)
-        self._batches = GroupBatches(resident, kind, widths, size)
+        self._data, self._alike = data, alike
+        self._layout = layout_of(alike, widths)
+        self._batches = GroupBatches(data, alike, widths, size)
         self._weights, self._average, self._moment1, self._moment2 = (
             torch.zeros(size, self._layout.size, device=device) for _ in range(4)
         )
@@ -177,8 +178,7 @@ class Group:
 
     def _run(self, rows: torch.Tensor, spans: Sequence[Span]) -> list[np.ndarray]:
         return run_spans(
-            self._layout, rows, self._batches.tables, self._resident, self._kind, spans,
-            self._dtype,
+            self._layout, rows, self._batches.tables, self._data, self._alike, spans
         )  # fmt: skip
 
     def _weights_of(self, rows: torch.Tensor, place: int, member: Member) -> Weights:
@@ -232,23 +232,23 @@ class Group:
         self._graph = graph
 
 
-def layout_of(kind: Kind, widths: Widths) -> Layout:
-    """Where the parameters of models of a kind lie."""
-    floor = 0.0 if kind.softplus else None
+def layout_of(alike: Alike, widths: Widths) -> Layout:
+    """Where the parameters of models of a group lie."""
+    floor = 0.0 if alike.softplus else None
     return Layout.of(
-        BasinLSTM(kind.forcings, widths.statics, kind.hidden, kind.static_layers, floor)
+        BasinLSTM(alike.forcings, widths.statics, alike.hidden, alike.static_layers, floor)
     )
 
 
-def bytes_of_model(kind: Kind, widths: Widths) -> int:
+def bytes_of_model(alike: Alike, widths: Widths) -> int:
     """About what one place takes on the device."""
-    basin_days = kind.window * kind.batch
-    learned = (kind.window - kind.warmup) * kind.batch
-    tables = widths.windows * (8 if kind.sampling == "epochs" else 4)
+    basin_days = alike.window * alike.batch
+    learned = (alike.window - alike.warmup) * alike.batch
+    tables = widths.windows * (8 if alike.sampling == "epochs" else 4)
     # Dropout's random bits, made three copies of at most: 8 bytes for 4 outputs.
-    masks = learned * kind.hidden * 7 if kind.dropout else 0
-    parameters = 4 * 8 * layout_of(kind, widths).size
-    return 4 * NUMBERS_PER_UNIT * basin_days * kind.hidden + tables + masks + parameters
+    masks = learned * alike.hidden * 7 if alike.dropout else 0
+    parameters = 4 * 8 * layout_of(alike, widths).size
+    return 4 * NUMBERS_PER_UNIT * basin_days * alike.hidden + tables + masks + parameters
 
 
 def refuse(inputs: JobInputs) -> None:

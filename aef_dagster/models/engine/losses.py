@@ -1,12 +1,15 @@
 """What training makes small, and what picks the checkpoint.
 
-Here: the NSE loss in mm/day (torch) and the NSE of validation (numpy).
+Here: the NSE loss in mm/day with its weights, the RMSE loss of scaled flow (torch), and the NSE of
+validation (numpy). The losses of a stack of models are in grouped_batches.py.
 Not here: the metrics that are reported (evaluation/metrics.py), which engines must not import.
 """
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+
+from aef_dagster.models.inputs import JobInputs
 
 
 def nse_weights(flow_std: NDArray[np.float64], epsilon: float) -> NDArray[np.float32]:
@@ -24,6 +27,12 @@ def nse_weights(flow_std: NDArray[np.float64], epsilon: float) -> NDArray[np.flo
     Kratzert et al. 2019, doi:10.5194/hess-23-5089-2019, eq. 13.
     """
     return (1.0 / (flow_std + epsilon) ** 2).astype(np.float32)
+
+
+def donor_weights(inputs: JobInputs) -> NDArray[np.float32]:
+    """Weight of each donor of a job in the NSE loss, shape [donor]; NaN without any flow."""
+    stds = [inputs.scaler.donor_flow_std.get(gauge_id, np.nan) for gauge_id in inputs.job.donors]
+    return nse_weights(np.array(stds), inputs.job.recipe.nse_epsilon)
 
 
 def masked_nse_loss(

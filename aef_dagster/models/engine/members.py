@@ -15,7 +15,7 @@ from aef_dagster.models.engine.draws import Draws
 from aef_dagster.models.engine.network import arrays_of
 from aef_dagster.models.engine.running import new_network
 from aef_dagster.models.engine.validation import Validation
-from aef_dagster.models.engine.windows import Windows
+from aef_dagster.models.engine.windows import windows_of
 from aef_dagster.models.inputs import JobInputs
 
 # Adam's, as torch has them.
@@ -29,7 +29,7 @@ class Numbers:
     Parameters
     ----------
     weights, average, moment1, moment2
-        By name, see `cpu.State`.
+        By name, see `course.State`.
     loss_sum
         Sum of the losses since the last validation.
     """
@@ -70,15 +70,9 @@ class Member:
         job = inputs.job
         self.index, self.inputs, self.kept = index, inputs, unfinished
         self.draws = Draws(job.random_key)
-        self.windows = Windows(
-            (inputs.streamflow[row] for row in inputs.donor_rows),
-            inputs.train,
-            inputs.first,
-            job.budget.window,
-            job.recipe.warmup_days(job.budget.window),
-        )
+        self.windows = windows_of(inputs)
         self.validation = Validation(inputs, self.draws)
-        self.course = Course(job, self.windows.starts.size, self.validation.scorable)
+        self.course = Course(job, self.windows.starts.size, self.validation.scorable, "gpu")
         if unfinished is not None:
             self.course.resume(unfinished)
 
@@ -120,8 +114,7 @@ class Member:
     @property
     def average_share(self) -> float:
         """What the weights after an update are in their average; 1 where none is wanted."""
-        job = self.inputs.job
-        return 1.0 / max(1.0, job.recipe.averaging * job.budget.updates)
+        return 1.0 / max(1.0, self.inputs.job.recipe.averaging * self.course.updates)
 
     def adam_numbers(self) -> tuple[float, float]:
         """The next update's step and what the root of the second moment is divided by.

@@ -1,6 +1,6 @@
 """Scoring a network, while it trains, on donors' validation years.
 
-Not here: when that happens and what follows from it (cpu.py).
+Not here: when that happens and what follows from it (course.py).
 """
 
 import numpy as np

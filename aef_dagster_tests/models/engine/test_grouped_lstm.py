@@ -140,7 +140,7 @@ def test_a_stack_of_networks_equals_each_of_them(layers, floor):
     floors = None if floor is None else torch.full((2,), floor)
     flow = forward(layout.views(rows), weather, statics, floors, 5, dropped, share)
     for model, network in enumerate(made):
-        told = statics[model, :, : weights[model][layout.told].shape[1]]
+        told = statics[model, :, : weights[model][layout.first_static_weight].shape[1]]
         expected = network(weather[model], told, skip=5, keep=~dropped[model] / 0.6)
         torch.testing.assert_close(flow[model], expected, rtol=0, atol=1e-5)
         alone = forward(

@@ -5,7 +5,12 @@ import torch
 from aef_dagster.models.engine import running
 from aef_dagster.models.engine.draws import Draws
 from aef_dagster.models.engine.network import BasinLSTM
-from aef_dagster.models.engine.running import new_network, simulate, simulate_windowed
+from aef_dagster.models.engine.running import (
+    new_network,
+    simulate,
+    simulate_targets,
+    simulate_windowed,
+)
 from aef_dagster.models.inputs import prepare
 from aef_dagster.models.jobs import PAPER, Recipe
 
@@ -52,8 +57,7 @@ def test_one_pass_keeps_its_memory_from_the_first_day_on(model):
 
 
 def test_windows_are_last_days_of_passes_of_their_own(model):
-    # Windows of 21 days: the first ends on day 130.
-    flow = simulate_windowed(*model, slice(110, 150), slice(130, 150))
+    flow = simulate_windowed(*model, slice(110, 150), slice(130, 150), 21)
     assert flow.shape == (7, 20)
     assert flow.dtype == np.float32
     for row in (0, 6):
@@ -63,21 +67,69 @@ def test_windows_are_last_days_of_passes_of_their_own(model):
     streaming = simulate(*model, slice(110, 150), slice(130, 150))
     np.testing.assert_allclose(flow[:, 0], streaming[:, 0], rtol=1e-4, atol=1e-5)
     assert np.abs(flow - streaming).max() > 1e-3
+    # Days that no window reaches change nothing.
+    longer = simulate_windowed(*model, slice(50, 150), slice(130, 150), 21)
+    np.testing.assert_array_equal(longer, flow)
+
+
+@pytest.mark.parametrize("wanted", [slice(10, 40), slice(0, 25), slice(5, 12), slice(20, 22)])
+def test_only_windows_that_would_begin_before_the_record_are_shorter(model, wanted):
+    flow = simulate_windowed(*model, slice(0, wanted.stop), wanted, 21)
+    assert flow.shape == (7, wanted.stop - wanted.start)
+    for row in (0, 6):
+        expected = [
+            by_hand(model, row, slice(max(0, day - 20), day + 1))[-1]
+            for day in range(wanted.start, wanted.stop)
+        ]
+        np.testing.assert_allclose(flow[row], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_long_windowed_simulation_tells_how_far_it_is(model, monkeypatch):
+    monkeypatch.setattr(running, "WINDOWS_AT_ONCE", 15)
+    told = []
+    simulate_windowed(
+        *model, slice(0, 40), slice(10, 40), 21, lambda done, days: told.append((done, days))
+    )
+    # Of each basin ten cut windows, then fifteen and five whole ones.
+    assert told == [(30 * row + done, 7 * 30) for row in range(7) for done in (25, 30)]
+
+
+@pytest.mark.parametrize("evaluation", ["streaming", "windowed"])
+def test_targets_are_simulated_as_the_recipe_wants(toy, make_job, evaluation):
+    recipe = Recipe(spinup_days=40, evaluation=evaluation)
+    inputs = prepare(make_job(recipe=recipe), toy)
+    network = new_network(inputs.scaler, recipe, hidden=8)
+    network.initialise(3.0, Draws(4))
+    with torch.no_grad():
+        network.output.weight *= 5.0
+    flow = simulate_targets(network, inputs)
+    test = inputs.test
+    assert flow.shape == (1, test.stop - test.start)
+    target = (
+        network, inputs.scaler, toy.forcing, inputs.target_rows, inputs.target_statics,
+        inputs.target_flow_units,
+    )  # fmt: skip
+    assert inputs.job.budget.window == 60
+    for day in (test.start, test.start + 70):
+        first = test.start - 40 if evaluation == "streaming" else day - 59
+        expected = by_hand(target, 0, slice(first, day + 1))[-1]
+        assert flow[0, day - test.start] == pytest.approx(expected, rel=1e-4, abs=1e-5)
 
 
 def test_a_window_of_one_day_has_no_memory(model):
-    flow = simulate_windowed(*model, slice(130, 135), slice(130, 135))
+    flow = simulate_windowed(*model, slice(130, 135), slice(130, 135), 1)
     expected = [by_hand(model, 2, slice(day, day + 1))[0] for day in range(130, 135)]
     np.testing.assert_allclose(flow[2], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_how_many_are_simulated_at_once_does_not_matter(model, monkeypatch):
     days = slice(100, 150), slice(130, 150)
-    whole, windowed = simulate(*model, *days), simulate_windowed(*model, *days)
+    whole, windowed = simulate(*model, *days), simulate_windowed(*model, *days, 31)
     monkeypatch.setattr(running, "SIMULATED_AT_ONCE", 2)
     monkeypatch.setattr(running, "WINDOWS_AT_ONCE", 7)
     np.testing.assert_allclose(simulate(*model, *days), whole, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(simulate_windowed(*model, *days), windowed, rtol=1e-5, atol=1e-6)
+    again = simulate_windowed(*model, *days, 31)
+    np.testing.assert_allclose(again, windowed, rtol=1e-5, atol=1e-6)
 
 
 def test_flow_is_never_negative(model):
@@ -85,7 +137,7 @@ def test_flow_is_never_negative(model):
     with torch.no_grad():
         network.output.bias -= 50.0
     assert simulate(*model, slice(100, 150), slice(120, 150)).min() == pytest.approx(0.0, abs=1e-5)
-    windowed = simulate_windowed(*model, slice(110, 135), slice(130, 135))
+    windowed = simulate_windowed(*model, slice(110, 135), slice(130, 135), 21)
     assert windowed.min() == pytest.approx(0.0, abs=1e-5)
     assert windowed.min() >= 0.0
 
