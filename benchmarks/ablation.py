@@ -43,12 +43,19 @@ Row = tuple[str, Recipe, Budget, str]
 def rows_of(budget: Budget) -> list[Row]:
     """Name, recipe, budget and representation of each row."""
     strong = RECIPES["strong"]
+    as_it_is = [(AS_IT_IS, strong, budget, name) for name in REPRESENTATIONS]
+    recipes = [(name, recipe, budget, "attributes27") for name, recipe in _recipes(strong).items()]
+    budgets = [(name, strong, other, "attributes27") for name, other in _budgets(budget).items()]
+    noises = [
+        (f"aef, static_noise {noise}", replace(strong, static_noise=noise), budget, "aef")
+        for noise in (0.0, 0.1, 0.3, 0.5)
+        if noise != strong.static_noise
+    ]
+    return [*as_it_is, *recipes, *budgets, *noises, ("recipe paper", PAPER, budget, "attributes27")]
 
-    def reshaped(batch: int, window: int) -> Budget:
-        """As many basin-days in windows of other sizes."""
-        updates = round(budget.basin_days / (batch * window))
-        return replace(budget, batch=batch, window=window, updates=updates)
 
+def _recipes(strong: Recipe) -> dict[str, Recipe]:
+    """The recipe with one choice changed, by what is changed."""
     scaling = strong.scaling
     recipes: dict[str, Recipe] = {
         "flow not divided by precipitation": replace(
@@ -76,27 +83,27 @@ def rows_of(budget: Budget) -> list[Row]:
         for value in values:
             if value != getattr(strong, name):
                 recipes[f"{name} {value}"] = replace(strong, **{name: value})
-    rows: list[Row] = [(name, recipe, budget, "attributes27") for name, recipe in recipes.items()]
-    for batch, window in (
-        (8, 365),
-        (16, 365),
-        (32, 365),
-        (64, 365),
-        (16, 180),
-        (16, 270),
-        (16, 730),
-    ):
-        if (batch, window) != (budget.batch, budget.window):
-            shape = reshaped(batch, window)
-            name = f"{shape.updates} x {batch} x {window} days"
-            rows.append((name, strong, shape, "attributes27"))
-    for noise in (0.0, 0.1, 0.3, 0.5):
-        if noise != strong.static_noise:
-            rows.append(
-                (f"aef, static_noise {noise}", replace(strong, static_noise=noise), budget, "aef")
+    return recipes
+
+
+def _budgets(budget: Budget) -> dict[str, Budget]:
+    """As many basin-days in other shapes, by their shape."""
+    shapes = [
+        (budget.networks, batch, window)
+        for batch, window in (
+            (8, 365), (16, 365), (32, 365), (64, 365), (16, 180), (16, 270), (16, 730)
+        )
+    ]  # fmt: skip
+    shapes += [(networks, budget.batch, budget.window) for networks in (1, 2, 4, 8)]
+    budgets = {}
+    for networks, batch, window in shapes:
+        if (networks, batch, window) != (budget.networks, budget.batch, budget.window):
+            updates = round(budget.basin_days / (networks * batch * window))
+            title = f"{networks} networks x " if networks > 1 else ""
+            budgets[f"{title}{updates} updates x {batch} windows x {window} days"] = replace(
+                budget, networks=networks, updates=updates, batch=batch, window=window
             )
-    rows.append(("recipe paper", PAPER, budget, "attributes27"))
-    return [(AS_IT_IS, strong, budget, name) for name in REPRESENTATIONS] + rows
+    return budgets
 
 
 def run() -> dict[str, object]:

@@ -161,7 +161,7 @@ def table(
     results: list[dict[str, object]] = []
     for rate in rates:
         flops = rate.group * per_update / rate.seconds
-        per_hour = 3600.0 * rate.group / (rate.seconds * budget.updates)
+        per_hour = 3600.0 * rate.group / (rate.seconds * budget.updates_in_all)
         speedup = rate.group * single.seconds / rate.seconds
         print(f"{rate.group:>6} {rate.precision} {rate.seconds * 1e3:>10.2f} {per_hour:>9.0f} "
               f"{flops / 1e12:>8.2f} {flops / peak:>6.1%} {speedup:>8.2f}")  # fmt: skip

@@ -56,5 +56,5 @@ def _job(data: TrainingData) -> TrainingJob:
         dataset="camels_us", forcing="-", data_version="benchmark", targets=data.gauge_ids,
         donors=data.gauge_ids, role="gauged", periods=default_periods("camels_us"),
         representation=REPRESENTATION, recipe=replace(RECIPES["strong"], validations=1),
-        budget=replace(BUDGETS["full"], updates=UPDATES), seed=0,
+        budget=replace(BUDGETS["full"], updates=UPDATES, networks=1), seed=0,
     )  # fmt: skip

@@ -6,8 +6,9 @@ validated on the same 54 basins, which neither has seen, over 1999-10 to 2001-09
 until the median NSE is 0.55. One run each, one after the other, on all cores that the process may
 use (`taskset -c 0 make bench NAME=time_to_skill` gives both one core).
 
-Ours is recipe `strong` with the network and batch of budget `full` and a cycle of 1,500 updates, in
-fp32: seven forcings, PET and the length of day among them, and climate indices of its own.
+Ours is recipe `strong` with one network of the size and the batches of budget `full`, a cycle of
+1,500 updates, in fp32: seven forcings, PET and the length of day among them, and climate indices of
+its own.
 The peer is neuralhydrology 1.13 with its own recommended settings (neuralhydrology/config.yml says
 whose: five forcings, published climate indices), in an environment of its own, which the first run
 makes. Its files are unpacked into a temporary folder, some 500 MB.
@@ -129,7 +130,7 @@ def train_ours(threads: int) -> list[dict[str, float]]:
         dataset="camels_us", forcing=PEER_FORCING, data_version="benchmark",
         targets=tuple(held_out), donors=tuple(donors), role="ungauged", periods=periods,
         representation="attributes27", recipe=RECIPES["strong"],
-        budget=replace(BUDGETS["full"], updates=UPDATES), seed=0, threads=threads,
+        budget=replace(BUDGETS["full"], updates=UPDATES, networks=1), seed=0, threads=threads,
     )  # fmt: skip
     inputs = prepare(job, data)
     training = Training(inputs)

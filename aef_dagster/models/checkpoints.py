@@ -122,7 +122,7 @@ class Checkpoint:
         return self._json("run.json")
 
     def weights(self) -> dict[str, NDArray[np.float32]]:
-        """Parameters of the network by name."""
+        """Parameters of the network by name; of several, as `committees.parted` takes them."""
         from safetensors.numpy import load_file
 
         try:

@@ -4,7 +4,8 @@ Here: the step from (job, data) to the arrays an engine trains on; every check t
 Not here: engines. All of them start from `prepare`, so nothing can leak in one and not in another.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,7 @@ from aef_dagster.models.scalers import Scaler
 
 @dataclass(frozen=True, eq=False)
 class JobInputs:
-    """Arrays and positions of one job.
+    """Arrays and positions of one job, for one of its networks.
 
     Series stay unscaled and whole, as they lie in the shared file: scaling a batch costs less
     than a scaled copy per process would in memory.
@@ -41,6 +42,8 @@ class JobInputs:
     train, valid, test
         Positions of the three periods; `train` reaches to the end of `valid` where the recipe
         learns from the validation years.
+    network
+        Which of the model's networks, counted from 0. It alone tells them apart.
     """
 
     job: TrainingJob
@@ -57,6 +60,16 @@ class JobInputs:
     train: slice
     valid: slice
     test: slice
+    network: int = 0
+
+    @property
+    def random_key(self) -> int:
+        """Seed of all that is random in the training of this network."""
+        return self.job.random_key(self.network)
+
+    def of_networks(self) -> list[Self]:
+        """The same for each of the model's networks."""
+        return [replace(self, network=number) for number in range(self.job.budget.networks)]
 
     def with_spinup(self, days: slice) -> slice:
         """A span lengthened by the days before it that fill the network's memory.

@@ -19,7 +19,7 @@ from aef_dagster.errors import UserError
 
 # Part of every hash. Raise it with any change that alters weights or simulations, so that no
 # checkpoint of older code passes for one of this code.
-CODE_VERSION = "3"
+CODE_VERSION = "4"
 
 ROLES = ("ungauged", "gauged")
 PRECISIONS = ("fp32", "bf16")
@@ -27,7 +27,7 @@ PRECISIONS = ("fp32", "bf16")
 
 @dataclass(frozen=True)
 class Budget:
-    """How much is computed: the work of a job is `updates * batch * window` basin-days.
+    """How much is computed: a job passes `basin_days` through its networks.
 
     Parameters
     ----------
@@ -36,11 +36,14 @@ class Budget:
     hidden
         Size of the LSTM's state.
     updates
-        Number of optimiser steps.
+        Number of optimiser steps of each network.
     batch
         Windows per update.
     window
         Days per window, the warm-up included.
+    networks
+        A model is so many networks, each trained by itself with random numbers of its own; what it
+        simulates is their mean.
     """
 
     name: str
@@ -48,17 +51,27 @@ class Budget:
     updates: int
     batch: int
     window: int
+    networks: int = 1
+
+    def __post_init__(self) -> None:
+        if self.networks < 1:
+            raise UserError(f"budget {self.name!r}: a model needs at least one network")
+
+    @property
+    def updates_in_all(self) -> int:
+        """Optimiser steps of all networks."""
+        return self.networks * self.updates
 
     @property
     def basin_days(self) -> int:
-        """Basin-days that training passes through the network, warm-up days included."""
-        return self.updates * self.batch * self.window
+        """Basin-days that training passes through all networks, warm-up days included."""
+        return self.updates_in_all * self.batch * self.window
 
 
 BUDGETS: dict[str, Budget] = {
     "tiny": Budget("tiny", hidden=32, updates=600, batch=16, window=270),
     "donor": Budget("donor", hidden=64, updates=2400, batch=16, window=365),
-    "full": Budget("full", hidden=128, updates=15_000, batch=16, window=365),
+    "full": Budget("full", hidden=128, updates=3750, batch=16, window=365, networks=4),
     # For the recipe `paper`: 20 epochs of 671 basins over 25 years, more than it ever reaches.
     "paper": Budget("paper", hidden=128, updates=306_440, batch=384, window=365),
 }
@@ -354,15 +367,21 @@ class TrainingJob:
         canonical = json.dumps(described, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
-    @cached_property
-    def random_key(self) -> int:
+    def random_key(self, network: int = 0) -> int:
         """Seed of all that is random in training: from the seed and the donors alone.
 
         So the target's flow cannot reach the weights through the random numbers, and two recipes
         compared at one seed start from the same draws.
+
+        Parameters
+        ----------
+        network
+            Which of the model's networks, counted from 0.
         """
-        described = json.dumps([self.seed, self.donors]).encode()
-        return int.from_bytes(hashlib.sha256(described).digest()[:8], "big")
+        described = json.dumps(
+            [self.seed, self.donors, network] if network else [self.seed, self.donors]
+        )
+        return int.from_bytes(hashlib.sha256(described.encode()).digest()[:8], "big")
 
     def to_json(self) -> dict[str, Any]:
         """The job as plain values that `json` can write."""

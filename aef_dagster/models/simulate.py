@@ -1,6 +1,6 @@
 """Running a trained model again: any basin, any span of days that the data cover.
 
-Here: the network of a checkpoint, and its simulation as a table.
+Here: the networks of a checkpoint, and their simulation as a table.
 Not here: training, and the stored simulation of the test period (checkpoints.py).
 """
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from aef_dagster.errors import UserError
 from aef_dagster.models.checkpoints import Checkpoint
+from aef_dagster.models.committees import parted
 from aef_dagster.models.data import TrainingData
 from aef_dagster.models.inputs import flow_units, refuse_gaps
 from aef_dagster.models.scoring import simulation_table
@@ -21,17 +22,18 @@ if TYPE_CHECKING:
     from aef_dagster.models.engine.network import BasinLSTM
 
 
-def load_network(checkpoint: Checkpoint) -> "BasinLSTM":
-    """The trained network of a model's checkpoint (not of an ensemble's)."""
-    import torch
-
+def load_networks(checkpoint: Checkpoint) -> "list[BasinLSTM]":
+    """The trained networks of a model's checkpoint (not of an ensemble's)."""
+    from aef_dagster.models.engine.network import load_arrays
     from aef_dagster.models.engine.running import new_network
 
-    job = checkpoint.job()
-    network = new_network(checkpoint.scaler(), job.recipe, job.budget.hidden)
-    weights = checkpoint.weights()
-    network.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
-    return network
+    job, scaler = checkpoint.job(), checkpoint.scaler()
+    networks = []
+    for weights in parted(checkpoint.weights()):
+        network = new_network(scaler, job.recipe, job.budget.hidden)
+        load_arrays(network, weights)
+        networks.append(network)
+    return networks
 
 
 def predict(
@@ -80,13 +82,14 @@ def predict(
                 f"checkpoint {member} was trained on {', '.join(scaler.forcing_names)}, "
                 f"the data have {', '.join(data.forcing_names)}"
             )
-        statics, network = scaler.scale_statics(table), load_network(model)
-        model_and_basins = network, scaler, data.forcing, rows, statics, units, days, wanted
-        if windowed:
-            flow = simulate_windowed(*model_and_basins, job.budget.window)
-        else:
-            flow = simulate(*model_and_basins)
-        simulations.append(flow)
+        basins = data.forcing, rows, scaler.scale_statics(table), units
+        flows = [
+            simulate_windowed(network, scaler, *basins, days, wanted, job.budget.window)
+            if windowed
+            else simulate(network, scaler, *basins, days, wanted)
+            for network in load_networks(model)
+        ]
+        simulations.append(np.mean(flows, axis=0, dtype=np.float64))
     members = np.stack(simulations)
     return simulation_table(
         tuple(gauge_ids),

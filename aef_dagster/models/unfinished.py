@@ -1,6 +1,7 @@
 """Trainings half done: their state on disk, so that a kill loses seconds and not the model.
 
-Here: a file a job, `<checkpoints>/.unfinished/<hash>.safetensors`, replaced whole or not at all.
+Here: a file a network, `<checkpoints>/.unfinished/<hash>-<network>.safetensors`, replaced whole or
+not at all.
 Not here: what the state is (course.State), finished models (checkpoints.py).
 """
 
@@ -23,7 +24,7 @@ HALF_AFTER_SECONDS = 3600
 
 
 class UnfinishedFile:
-    """Where the state of one job is kept while it trains.
+    """Where the state of one network of a job is kept while the job trains.
 
     Parameters
     ----------
@@ -31,10 +32,12 @@ class UnfinishedFile:
         Folder of the checkpoints.
     job_hash
         The job.
+    network
+        Which of its networks, counted from 0.
     """
 
-    def __init__(self, checkpoints: Path, job_hash: str):
-        self._path = Path(checkpoints) / UNFINISHED / f"{job_hash}.safetensors"
+    def __init__(self, checkpoints: Path, job_hash: str, network: int):
+        self._path = Path(checkpoints) / UNFINISHED / f"{job_hash}-{network}.safetensors"
 
     def read(self) -> "State | None":
         """The state; None where there is none, or where it is damaged, which is told."""

@@ -18,7 +18,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -100,17 +100,26 @@ class _Desk:
         self.data, self.keep_every_s = data, keep_every_s
         self._channel, self._checkpoints, self._scratch = channel, checkpoints, scratch
         self._told: dict[str, tuple[float, str]] = {}
+        # By job and network: updates made.
+        self._made: dict[str, dict[int, int]] = {}
 
-    def unfinished(self, job: TrainingJob) -> "UnfinishedFile":
-        """Where the job's state is kept."""
+    def unfinished(self, job: TrainingJob, network: int) -> "UnfinishedFile":
+        """Where the state of one of the job's networks is kept."""
         from aef_dagster.models.unfinished import UnfinishedFile
 
-        return UnfinishedFile(self._checkpoints, job.hash)
+        return UnfinishedFile(self._checkpoints, job.hash, network)
 
-    def keep(self, job: TrainingJob, state: "State") -> None:
-        """Keep the job's state, and a sign of life for whoever clears up."""
-        self.unfinished(job).write(state)
+    def keep(self, inputs: "JobInputs", state: "State") -> None:
+        """Keep a network's state, and a sign of life for whoever clears up."""
+        self.unfinished(inputs.job, inputs.network).write(state)
         os.utime(self._scratch)
+
+    def report_network(self, inputs: "JobInputs", phase: str, update: int, updates: int) -> None:
+        """Tell how far a job is, from how far one of its networks is."""
+        made = self._made.setdefault(inputs.job.hash, {})
+        made[inputs.network] = update
+        networks = inputs.job.budget.networks
+        self.report(inputs.job, phase, sum(made.values()), updates * networks)
 
     def report(self, job: TrainingJob, phase: str, update: int, updates: int) -> None:
         """Tell how far a job is: a few times a second, and each phase's first."""
@@ -124,15 +133,28 @@ class _Desk:
     def finish(
         self,
         inputs: "JobInputs",
-        trained: "Trained",
-        resumed: "State | None",
+        networks: "Sequence[Trained]",
+        resumed: "Sequence[State]",
         engine: dict[str, Any],
     ) -> None:
-        """Leave the checkpoint of a trained model, and say so."""
+        """Leave the checkpoint of a trained model, and say so.
+
+        Parameters
+        ----------
+        inputs
+            Of any of its networks.
+        networks
+            What training each of them gave, in their order.
+        resumed
+            The states from which some of them went on.
+        engine
+            Who trained, and how.
+        """
         from aef_dagster.models.checkpoints import write_checkpoint
+        from aef_dagster.models.committees import united
         from aef_dagster.models.scoring import score_rows, simulation_table
 
-        job = inputs.job
+        job, trained = inputs.job, united(networks)
         dates = self.data.dates[inputs.test]
         observed = self.data.streamflow[inputs.target_rows, inputs.test]
         self.report(job, "save", trained.updates, trained.updates)
@@ -149,9 +171,9 @@ class _Desk:
                 "peak_mb": round(peak_mb(), 1),
                 "updates": trained.updates,
                 "best_update": trained.best_update,
-                "resumed_at": resumed.update if resumed else None,
-                "resumed_from": resumed.record["engine"] if resumed else None,
-                "resumed_s": round(resumed.seconds, 2) if resumed else 0.0,
+                "resumed_at": sum(state.update for state in resumed) if resumed else None,
+                "resumed_from": resumed[-1].record["engine"] if resumed else None,
+                "resumed_s": round(sum(state.seconds for state in resumed), 2),
                 "donors_left_out": trained.donors_left_out,
             }
             | {"precision": job.precision}
@@ -161,7 +183,8 @@ class _Desk:
             scaler=inputs.scaler,
             curve=trained.curve,
         )
-        self.unfinished(job).remove()
+        for network in range(job.budget.networks):
+            self.unfinished(job, network).remove()
         self._tell(job, "done")
 
     def fail(self, job: TrainingJob, error: Exception) -> None:
@@ -181,14 +204,18 @@ def _train_in_turn(jobs: list[TrainingJob], desk: _Desk) -> None:
     """Train jobs one after another on the CPU."""
     for job in jobs:
         try:
-            desk.report(job, "prepare", 0, job.budget.updates)
+            desk.report(job, "prepare", 0, job.budget.updates_in_all)
             from aef_dagster.models.engine import cpu
             from aef_dagster.models.inputs import prepare
 
-            inputs, state = prepare(job, desk.data), desk.unfinished(job).read()
-            report, keep = partial(desk.report, job), partial(desk.keep, job)
-            trained = cpu.train(inputs, report, state, keep, desk.keep_every_s)
-            desk.finish(inputs, trained, state, {"engine": "cpu"})
+            inputs = prepare(job, desk.data)
+            trained, resumed = [], []
+            for network in inputs.of_networks():
+                state = desk.unfinished(job, network.network).read()
+                resumed += [state] if state else []
+                report, keep = partial(desk.report_network, network), partial(desk.keep, network)
+                trained.append(cpu.train(network, report, state, keep, desk.keep_every_s))
+            desk.finish(inputs, trained, resumed, {"engine": "cpu"})
         except BrokenPipeError:
             raise
         except Exception as error:
@@ -201,47 +228,67 @@ def train_together(jobs: list[TrainingJob], desk: _Desk, device: str) -> None:
 
     ready: dict[str, list[JobInputs]] = {}
     for job in jobs:
-        desk.report(job, "prepare", 0, job.budget.updates)
+        desk.report(job, "prepare", 0, job.budget.updates_in_all)
         try:
-            ready.setdefault(job.precision, []).append(prepare(job, desk.data))
+            ready.setdefault(job.precision, []).extend(prepare(job, desk.data).of_networks())
         except Exception as error:
             desk.fail(job, error)
-    for precision, inputs in ready.items():
-        left = dict(enumerate(inputs))
+    for precision, networks in ready.items():
+        left = {network.job.hash: network.job for network in networks}
         try:
-            _train_alike(left, device, precision, desk)
+            _train_alike(networks, left, device, precision, desk)
         except BrokenPipeError:
             raise
         except Exception as error:
-            for each in left.values():
-                desk.fail(each.job, error)
+            for job in left.values():
+                desk.fail(job, error)
 
 
-def _train_alike(left: "dict[int, JobInputs]", device: str, precision: str, desk: _Desk) -> None:
-    """Train jobs of one precision in groups; takes out of `left` what is done."""
+def _train_alike(
+    networks: "list[JobInputs]",
+    left: dict[str, TrainingJob],
+    device: str,
+    precision: str,
+    desk: _Desk,
+) -> None:
+    """Train networks of one precision in groups; takes the jobs that are done out of `left`."""
     from aef_dagster.models.engine import gpu
 
-    inputs = list(left.values())
-    states = {i: s for i in left if (s := desk.unfinished(inputs[i].job).read()) is not None}
+    states: dict[int, State] = {}
+    for index, network in enumerate(networks):
+        state = desk.unfinished(network.job, network.network).read()
+        if state is not None:
+            states[index] = state
     results = gpu.train_jobs(
-        inputs,
+        networks,
         device,
-        lambda index, *told: desk.report(inputs[index].job, *told),
+        lambda index, *told: desk.report_network(networks[index], *told),
         precision=precision,
         unfinished=states,
-        keep=lambda index, state: desk.keep(inputs[index].job, state),
+        keep=lambda index, state: desk.keep(networks[index], state),
         keep_every_s=desk.keep_every_s,
     )
+    trained: dict[str, dict[int, gpu.GroupTrained]] = {}
     for index, result in results:
-        done = left.pop(index)
+        network, job = networks[index], networks[index].job
+        if job.hash not in left:
+            continue  # another of its networks has failed, and that was told
         try:
             if isinstance(result, UserError):
                 raise result
-            desk.finish(done, result, states.get(index), result.run)
+            done = trained.setdefault(job.hash, {})
+            done[network.network] = result
+            if len(done) == job.budget.networks:
+                of_job = [i for i, each in enumerate(networks) if each.job is job]
+                resumed = [states[i] for i in of_job if i in states]
+                in_order = [done[number] for number in range(job.budget.networks)]
+                del left[job.hash], trained[job.hash]
+                desk.finish(network, in_order, resumed, result.run)
         except BrokenPipeError:
             raise
         except Exception as error:
-            desk.fail(done.job, error)
+            left.pop(job.hash, None)
+            desk.fail(job, error)
 
 
 def peak_mb() -> float:

@@ -152,6 +152,7 @@ def tracked_run(
             "n_members": str(len(result.members)),
             "hidden": str(job.budget.hidden),
             "updates": str(job.budget.updates),
+            "networks": str(job.budget.networks),
             "batch": str(job.budget.batch),
             "window": str(job.budget.window),
             "learned_from": f"{job.periods.train_start}..{job.learned_until}",

@@ -156,7 +156,7 @@ def test_a_killed_training_goes_on_where_it_was(toy, make_job, tmp_path):
     (killed,) = train([job], toy, tmp_path, on_progress=kill, keep_every_s=0.1)
     assert "was ended by SIGKILL" in killed.error
     (kept,) = (tmp_path / ".unfinished").iterdir()
-    assert kept.name == f"{job.hash}.safetensors"
+    assert kept.name == f"{job.hash}-0.safetensors"
 
     (again,) = train([job], toy, tmp_path)
     checkpoint = Checkpoint.open(tmp_path, job.hash)

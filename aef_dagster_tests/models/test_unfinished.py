@@ -40,7 +40,7 @@ def only_file(folder):
 
 
 def test_a_state_comes_back_as_it_was_written(tmp_path):
-    file = UnfinishedFile(tmp_path, "abc")
+    file = UnfinishedFile(tmp_path, "abc", 0)
     assert file.read() is None
     file.write(state(2.0))
     file.write(state(0.1))
@@ -52,8 +52,8 @@ def test_a_state_comes_back_as_it_was_written(tmp_path):
     for name, array in state(0.1).arrays.items():
         np.testing.assert_array_equal(read.arrays[name], array)
         assert read.arrays[name].dtype == np.float32
-    assert only_file(tmp_path).name == "abc.safetensors"
-    assert UnfinishedFile(tmp_path, "abd").read() is None
+    assert only_file(tmp_path).name == "abc-0.safetensors"
+    assert UnfinishedFile(tmp_path, "abd", 0).read() is None
     file.remove()
     file.remove()
     assert file.read() is None
@@ -85,12 +85,12 @@ def break_record(path):
 
 @pytest.mark.parametrize("damage", [cut, empty, overwrite, forget_record, break_record])
 def test_a_damaged_file_is_told_and_passed_over(tmp_path, caplog, damage):
-    file = UnfinishedFile(tmp_path, "abc")
+    file = UnfinishedFile(tmp_path, "abc", 0)
     file.write(state())
     damage(only_file(tmp_path))
     with caplog.at_level(logging.WARNING):
         assert file.read() is None
-    assert "abc.safetensors is damaged" in caplog.text
+    assert "abc-0.safetensors is damaged" in caplog.text
     assert "trained from the beginning" in caplog.text
     file.write(state(3.0))
     assert file.read() is not None
@@ -103,7 +103,7 @@ from pathlib import Path
 from aef_dagster.models.engine.course import RECORDED, State
 from aef_dagster.models.unfinished import UnfinishedFile
 
-file = UnfinishedFile(Path(sys.argv[1]), "abc")
+file = UnfinishedFile(Path(sys.argv[1]), "abc", 0)
 for update in range(1_000_000):
     parts = ("weights.a", "weights.b", "moment1.a", "moment2.a")
     arrays = {name: np.full(500_000, update, np.float32) for name in parts}
@@ -122,7 +122,7 @@ def whole(found):
 
 @pytest.mark.parametrize("absent", ["losses", "moment1"])
 def test_a_state_that_lacks_something_is_not_gone_on_with(tmp_path, caplog, absent):
-    whole_one, file = state(), UnfinishedFile(tmp_path, "abc")
+    whole_one, file = state(), UnfinishedFile(tmp_path, "abc", 0)
     record = {name: value for name, value in whole_one.record.items() if name != absent}
     arrays = {k: v for k, v in whole_one.arrays.items() if not k.startswith(absent)}
     file.write(State(arrays, record))
@@ -132,7 +132,7 @@ def test_a_state_that_lacks_something_is_not_gone_on_with(tmp_path, caplog, abse
 
 def test_whoever_reads_or_kills_while_it_is_written_finds_a_whole_state(tmp_path):
     command = [sys.executable, "-c", WRITER, str(tmp_path)]
-    file, found = UnfinishedFile(tmp_path, "abc"), []
+    file, found = UnfinishedFile(tmp_path, "abc", 0), []
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
         try:
             told = [writer.stdout.readline()]
@@ -147,25 +147,25 @@ def test_whoever_reads_or_kills_while_it_is_written_finds_a_whole_state(tmp_path
 
 
 def test_a_write_that_fails_leaves_the_former_state_and_nothing_else(tmp_path):
-    file = UnfinishedFile(tmp_path, "abc")
+    file = UnfinishedFile(tmp_path, "abc", 0)
     file.write(state(1.0))
     with pytest.raises(TypeError):
         file.write(replace(state(2.0), record={"update": object()}))
     assert file.read().arrays["weights.b"][0, 0] == 1.0
-    assert only_file(tmp_path).name == "abc.safetensors"
+    assert only_file(tmp_path).name == "abc-0.safetensors"
 
 
 def test_what_nobody_went_on_with_is_swept_up(tmp_path):
     sweep(tmp_path)  # nothing there yet
-    UnfinishedFile(tmp_path, "old").write(state())
-    UnfinishedFile(tmp_path, "young").write(state())
+    UnfinishedFile(tmp_path, "old", 0).write(state())
+    UnfinishedFile(tmp_path, "young", 0).write(state())
     partial = tmp_path / UNFINISHED / "old.0123"
     partial.write_bytes(b"half written")
     long_ago = time.time() - STALE_AFTER_SECONDS - 60
-    for path in (tmp_path / UNFINISHED / "old.safetensors", partial):
+    for path in (tmp_path / UNFINISHED / "old-0.safetensors", partial):
         os.utime(path, (long_ago, long_ago))
     sweep(tmp_path)
-    assert only_file(tmp_path).name == "young.safetensors"
+    assert only_file(tmp_path).name == "young-0.safetensors"
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ def test_a_training_goes_on_from_its_file_as_if_it_had_never_stopped(
 ):
     budget = Budget("micro", hidden=4, updates=12, batch=8, window=60)
     job = make_job(recipe=RECIPES[name], budget=budget, representation=representation)
-    inputs, file = prepare(job, toy), UnfinishedFile(tmp_path, job.hash)
+    inputs, file = prepare(job, toy), UnfinishedFile(tmp_path, job.hash, 0)
     without = Training(inputs)
     for _ in range(12):
         without.step()

@@ -1,4 +1,4 @@
-"""The CPU engine: trains one model of one job.
+"""The CPU engine: trains one network of one job.
 
 Here: a training that can be stepped, stopped and taken up again. Arrays in, arrays out, the same
 bits every time.
@@ -36,7 +36,7 @@ def train(
     keep: Callable[[State], None] | None = None,
     keep_every_s: float = 20.0,
 ) -> Trained:
-    """Train the model of a job and simulate its targets over the test period.
+    """Train one network of a job and simulate its targets over the test period.
 
     Parameters
     ----------
@@ -71,8 +71,9 @@ def train(
         if keep is not None and time.monotonic() - kept >= keep_every_s:
             keep(training.state())
             kept = time.monotonic()
-    if keep is not None and inputs.job.recipe.evaluation == "windowed":
-        keep(training.state())  # what comes now takes minutes
+    windowed = inputs.job.recipe.evaluation == "windowed"
+    if keep is not None and (windowed or inputs.job.budget.networks > 1):
+        keep(training.state())  # what comes now, the simulation or other networks, takes minutes
 
     def alive(done: int = 0, days: int = 0) -> None:
         report("simulate", course.update, course.updates)
@@ -106,7 +107,7 @@ class Training:
         job = inputs.job
         self._inputs, self._recipe = inputs, job.recipe
         torch.set_num_threads(job.threads)
-        draws = Draws(job.random_key)
+        draws = Draws(inputs.random_key)
         self.network = new_network(inputs.scaler, job.recipe, job.budget.hidden)
         self.network.initialise(job.recipe.forget_bias, draws)
         self.network.bf16 = job.precision == "bf16"

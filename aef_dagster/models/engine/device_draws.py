@@ -48,7 +48,7 @@ class DeviceDraws:
         }
 
     def load(self, place: int, key: int) -> None:
-        """Let the model at a place of the stack draw from a stream: `TrainingJob.random_key`."""
+        """Let the model at a place of the stack draw from a stream: `JobInputs.random_key`."""
         for purpose, starts in self._starts.items():
             starts[place] = _signed(start_of(key, purpose))
 

@@ -34,7 +34,7 @@ class Draws:
     Parameters
     ----------
     key
-        64 bits that name the job's stream: `TrainingJob.random_key`.
+        64 bits that name the job's stream: `JobInputs.random_key`.
     """
 
     def __init__(self, key: int):

@@ -228,7 +228,7 @@ class GroupBatches:
         """Put a job at a place of the stack."""
         job, recipe = inputs.job, inputs.job.recipe
         donors, own_statics = inputs.donor_statics.shape
-        self._draws.load(place, job.random_key)
+        self._draws.load(place, inputs.random_key)
         self.tables.load(place, inputs)
         self._fill(self._row, place, inputs.donor_rows)
         self._statics[place] = 0.0

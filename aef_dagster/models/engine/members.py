@@ -69,7 +69,7 @@ class Member:
     def __init__(self, index: int, inputs: JobInputs, unfinished: State | None = None):
         job = inputs.job
         self.index, self.inputs, self.kept = index, inputs, unfinished
-        self.draws = Draws(job.random_key)
+        self.draws = Draws(inputs.random_key)
         self.windows = windows_of(inputs)
         self.validation = Validation(inputs, self.draws)
         self.course = Course(job, self.windows.starts.size, self.validation.scorable, "gpu")

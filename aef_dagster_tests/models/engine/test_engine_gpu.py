@@ -123,7 +123,7 @@ def test_windows_are_exactly_those_of_the_cpu_engine(make_inputs, changes):
     donors, starts, drawn = batches.draw(torch.tensor(updates))
     sampler = EpochSampler if changes else RandomSampler
     for place, (member, update) in enumerate(zip(members, updates, strict=True)):
-        batch, draws = member.inputs.job.budget.batch, Draws(member.inputs.job.random_key)
+        batch, draws = member.inputs.job.budget.batch, Draws(member.inputs.job.random_key())
         expected = sampler(member.windows, batch, draws).draw(update)
         count = int(drawn[place])
         assert count == len(expected[0])
@@ -380,7 +380,7 @@ def test_what_bfloat16_learned_is_validated_and_simulated_in_float32(make_inputs
         load_arrays(network, result.weights)
         simulation = simulate_targets(network, each)
         np.testing.assert_allclose(result.simulation, simulation, rtol=1e-5, atol=1e-5)
-        validated = Validation(each, Draws(each.job.random_key)).run(network)
+        validated = Validation(each, Draws(each.job.random_key())).run(network)
         kept = [row for row in result.curve if row["update"] == result.best_update]
         assert kept[0]["valid_nse"] == pytest.approx(validated["valid_nse"], abs=1e-5)
 

@@ -442,7 +442,7 @@ def test_fifty_updates_equal_a_transcription_in_plain_torch(gappy, short_job):
         training.network.output.weight *= 20.0  # gradients above 1, which must not be clipped
     before = {name: value.clone() for name, value in training.network.state_dict().items()}
     plain.take(before)
-    losses = transcribed_training(plain, gappy, Draws(short_job.random_key))
+    losses = transcribed_training(plain, gappy, Draws(short_job.random_key()))
     for _ in range(UPDATES):
         training.step()
     # 167 windows in batches of 16 are 11 updates an epoch: four boundaries were crossed.

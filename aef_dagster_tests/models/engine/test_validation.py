@@ -21,7 +21,7 @@ def drawn_network(inputs, recipe):
 def validated(toy, job):
     inputs = prepare(job, toy)
     network = drawn_network(inputs, job.recipe)
-    validation = Validation(inputs, Draws(job.random_key))
+    validation = Validation(inputs, Draws(job.random_key()))
     return inputs, network, validation, validation.run(network)
 
 
@@ -79,9 +79,9 @@ def test_at_most_so_many_basins_are_chosen_and_always_the_same(toy, make_job):
         job = make_job(recipe=few, seed=seed)
         inputs = prepare(job, toy)
         network = drawn_network(inputs, few)
-        score = Validation(inputs, Draws(job.random_key)).run(network)
-        assert score == Validation(inputs, Draws(job.random_key)).run(network)
-        assert len(Validation(inputs, Draws(job.random_key)).rows) == 2
+        score = Validation(inputs, Draws(job.random_key())).run(network)
+        assert score == Validation(inputs, Draws(job.random_key())).run(network)
+        assert len(Validation(inputs, Draws(job.random_key())).rows) == 2
         days = inputs.with_spinup(inputs.valid)
         model = inputs.donor_rows, inputs.donor_statics, inputs.donor_flow_units
         flow = simulate(network, inputs.scaler, toy.forcing, *model, days, inputs.valid)
