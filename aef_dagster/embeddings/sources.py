@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, Protocol
 
-from aef_dagster.embeddings.table import EmbeddingYear, TableSource
+from aef_dagster.embeddings.table import TableSource
+from aef_dagster.embeddings.yearly import EmbeddingYear
 from aef_dagster.errors import UserError
 
 

@@ -2,25 +2,25 @@
 
 Here: `TableSource`, which reads a CSV or Parquet file, or a folder of them, and refuses what is
 not a table of basin embeddings, saying which file, basin and column.
-Not here: other routes (sources.py), means over years (pooling.py), storing.
+Not here: what a row holds (yearly.py), other routes (sources.py), means over years (pooling.py).
 """
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from aef_dagster.embeddings.bands import BANDS
+from aef_dagster.embeddings.yearly import EmbeddingYear, yearly_frame
 from aef_dagster.errors import DataFileError, UserError
 
 ID_COLUMNS = ("gauge_id", "hru_id")
 
 # What an export may carry besides the id, the year and the bands. `norm` is computed anew.
 OPTIONAL_COLUMNS = (
-    *("norm", "valid_fraction", "valid_pixels", "pixel_count", "dataset_version"),
+    *("norm", "valid_fraction", "valid_pixels", "pixel_count", "dataset_version", "resolution_m"),
     *("system:index", ".geo", "batch"),  # Earth Engine table exports
     *("ann_P", "lon_cen", "lat_cen", "AREA", "elev_mean"),  # the official CAMELS-US polygons
     *("gauge_name", "gauge_lat", "gauge_lon", "huc_02"),
@@ -29,27 +29,6 @@ OPTIONAL_COLUMNS = (
 
 # A mean of unit vectors is never longer than 1; this much is left for rounding.
 MAX_NORM = 1.01
-
-
-@dataclass(frozen=True)
-class EmbeddingYear:
-    """The embeddings of one year, or of a finished multi-year mean.
-
-    Parameters
-    ----------
-    frame
-        gauge_id, year (Int64; NA for a finished mean), A00..A63 (float32, as published, not made
-        unit), norm (float32), valid_fraction (NaN where the table has none), route,
-        dataset_version, source_file, source_sha256, surrogate, sample (bool).
-    provenance
-        `route`, and `files`: name of each file read -> sha256.
-    missing
-        Basins asked for that the tables do not have.
-    """
-
-    frame: pd.DataFrame
-    provenance: dict[str, object]
-    missing: tuple[str, ...]
 
 
 class TableSource:
@@ -178,21 +157,22 @@ class TableSource:
             rows &= _whole_years(file, table["year"]) == year
         table, ids = table[rows], ids[rows]
         vectors = _checked_vectors(file, table, ids)
-        columns = {
-            "gauge_id": ids,
-            "year": pd.array([year] * len(table), dtype="Int64"),
-            **dict(zip(BANDS, vectors.astype(np.float32).T, strict=True)),
-            "norm": np.linalg.norm(vectors, axis=1).astype(np.float32),
-            "valid_fraction": table.get("valid_fraction", np.nan),
-            "route": self.route,
-            "dataset_version": table.get("dataset_version", "unknown"),
-            "source_file": file.name,
-            "source_sha256": self._sha256_of(file),
-            "surrogate": "surrogate" in file.name.lower(),
-            "sample": "sample" in file.name.lower(),
-        }
-        frame = pd.DataFrame(columns, index=table.index)
-        return frame.astype({"valid_fraction": np.float32, "dataset_version": str})
+        return yearly_frame(
+            ids.tolist(),
+            year,
+            vectors,
+            route=self.route,
+            dataset_version=table.get("dataset_version", "unknown"),
+            # A published table says how its means were taken elsewhere, if at all.
+            reducer="mean",
+            resolution_m=table.get("resolution_m", np.nan),
+            valid_fraction=table.get("valid_fraction", np.nan),
+            pixel_count=table.get("pixel_count", pd.NA),
+            source_file=file.name,
+            source_sha256=self._sha256_of(file),
+            surrogate="surrogate" in file.name.lower(),
+            sample="sample" in file.name.lower(),
+        )
 
     def _years_of(self, file: Path) -> frozenset[int]:
         return self._cached(file, "years", _years_in)

@@ -9,7 +9,7 @@ import pandas as pd
 
 # When and from which file a row came says nothing of what it holds: a year appended to a file must
 # not make the other years of that file new.
-_NOT_CONTENT = ("fetched_at", "source_file", "source_sha256", "source_files")
+_NOT_CONTENT = ("fetched_at", "bytes_read", "source_file", "source_sha256", "source_files")
 
 
 def frame_version(frame: pd.DataFrame) -> str:

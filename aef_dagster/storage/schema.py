@@ -21,9 +21,11 @@ TABLES = {
     "exclusions": """
         asset VARCHAR, gauge_id VARCHAR, reason VARCHAR, PRIMARY KEY (asset, gauge_id)""",
     "aef_embeddings": f"""
-        gauge_id VARCHAR, year INTEGER, {_BANDS}, norm FLOAT, valid_fraction FLOAT, route VARCHAR,
-        dataset_version VARCHAR, source_file VARCHAR, source_sha256 VARCHAR, surrogate BOOLEAN,
-        sample BOOLEAN, fetched_at TIMESTAMP, PRIMARY KEY (gauge_id, year)""",
+        gauge_id VARCHAR, year INTEGER, {_BANDS}, norm FLOAT, valid_fraction FLOAT,
+        pixel_count BIGINT, dataset_version VARCHAR, route VARCHAR, resolution_m FLOAT,
+        reducer VARCHAR, bytes_read BIGINT, source_file VARCHAR, source_sha256 VARCHAR,
+        content_hash VARCHAR, surrogate BOOLEAN, sample BOOLEAN, fetched_at TIMESTAMP,
+        PRIMARY KEY (gauge_id, year)""",
     "basin_embedding": f"""
         gauge_id VARCHAR PRIMARY KEY, n_years INTEGER, years VARCHAR, pooling VARCHAR, norm FLOAT,
         {_BANDS}, route VARCHAR, source_files VARCHAR, surrogate BOOLEAN, sample BOOLEAN""",

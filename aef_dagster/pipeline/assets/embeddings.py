@@ -11,7 +11,7 @@ import numpy as np
 
 from aef_dagster.embeddings.bands import BANDS
 from aef_dagster.embeddings.pooling import pool_years
-from aef_dagster.embeddings.table import EmbeddingYear
+from aef_dagster.embeddings.yearly import EmbeddingYear
 from aef_dagster.errors import UserError
 from aef_dagster.pipeline import metadata
 from aef_dagster.pipeline.config import EmbeddingPooling, EmbeddingYears, chosen
