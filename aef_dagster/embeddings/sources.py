@@ -4,13 +4,17 @@ Here: what every source offers, and the choice by the setting AEF_SOURCE.
 Not here: the routes themselves (table.py).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, Protocol
 
 from aef_dagster.embeddings.table import TableSource
 from aef_dagster.embeddings.yearly import EmbeddingYear
 from aef_dagster.errors import UserError
+
+
+# Told while a year is fetched: basins done, basins in all, bytes read so far.
+Report = Callable[[int, int, int], None]
 
 
 class EmbeddingSource(Protocol):
@@ -21,7 +25,7 @@ class EmbeddingSource(Protocol):
     def years(self) -> tuple[int, ...]:
         """Years on offer, ascending; empty if there is a finished mean only."""
 
-    def fetch(self, year: int, gauge_ids: Sequence[str]) -> EmbeddingYear:
+    def fetch(self, year: int, gauge_ids: Sequence[str], report: Report = ...) -> EmbeddingYear:
         """Embeddings of one year."""
 
     def fetch_mean(self, gauge_ids: Sequence[str]) -> EmbeddingYear:

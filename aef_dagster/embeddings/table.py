@@ -6,7 +6,7 @@ Not here: what a row holds (yearly.py), other routes (sources.py), means over ye
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -64,7 +64,12 @@ class TableSource:
         found = {year for file in self._files() for year in self._years_of(file)}
         return tuple(sorted(found))
 
-    def fetch(self, year: int, gauge_ids: Sequence[str]) -> EmbeddingYear:
+    def fetch(
+        self,
+        year: int,
+        gauge_ids: Sequence[str],
+        report: Callable[[int, int, int], None] = lambda done, total, bytes_read: None,
+    ) -> EmbeddingYear:
         """Embeddings of one year.
 
         Parameters
@@ -73,6 +78,8 @@ class TableSource:
             One of `years()`.
         gauge_ids
             Basins wanted, padded to 8 digits.
+        report
+            As of every route (sources.py); a table is read too fast for it to be called.
 
         Raises
         ------
