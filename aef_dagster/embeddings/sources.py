@@ -12,7 +12,6 @@ from aef_dagster.embeddings.table import TableSource
 from aef_dagster.embeddings.yearly import EmbeddingYear
 from aef_dagster.errors import UserError
 
-
 # Told while a year is fetched: basins done, basins in all, bytes read so far.
 Report = Callable[[int, int, int], None]
 
