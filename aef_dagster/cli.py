@@ -76,7 +76,7 @@ def demo() -> None:
 def doctor() -> None:
     """Say what is set, what is missing, and exactly where it must go."""
     from aef_dagster.basins.dataset import open_dataset
-    from aef_dagster.embeddings.sources import open_source
+    from aef_dagster.pipeline.resources import build_resources
     from aef_dagster.settings import load_settings, settings_table
     from aef_dagster.storage.home import Home
     from aef_dagster.storage.tracking import masked
@@ -98,11 +98,13 @@ def doctor() -> None:
         found.append(("basins", "MISSING", str(error)))
     if settings.dataset != "sample":
         try:
-            years = open_source(settings.source, path=settings.embeddings_dir).years()
+            years = build_resources(settings)["embeddings"].open().years()
             told = f"years {', '.join(map(str, years))}" if years else "a finished mean"
-            stand_in = "surrogate" in str(settings.embeddings_dir).lower()
-            told += "; a stand-in (surrogate), not AlphaEarth" if stand_in else ""
-            found.append(("embeddings", "ok", f"{settings.embeddings_dir}: {told}"))
+            if settings.source == "table":
+                stand_in = "surrogate" in str(settings.embeddings_dir).lower()
+                told += "; a stand-in (surrogate), not AlphaEarth" if stand_in else ""
+                told = f"{settings.embeddings_dir}: {told}"
+            found.append((f"embeddings by {settings.source}", "ok", told))
         except UserError as error:
             found.append(("embeddings", "MISSING", str(error)))
     _print_rows(("what", "state", "where, or what to do"), found, "what the dataset needs")

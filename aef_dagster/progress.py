@@ -23,6 +23,7 @@ class Bar:
     def __init__(self, title: str, total: float, unit: str, sink, scale: float = 1.0):
         self.title, self.total, self.unit, self.scale = title, total, unit, scale
         self.done = 0.0
+        self.bytes_read = 0
         self._started = self._told = time.monotonic()
         self._sink = sink
         self._task = sink.add_task(title, total=total, rate="") if sink else None
@@ -31,8 +32,9 @@ class Bar:
         """Count `amount` more units as done."""
         self.at(self.done + amount)
 
-    def at(self, done: float, total: float | None = None) -> None:
-        """Set what is done so far, and the total where it became known."""
+    def at(self, done: float, total: float | None = None, bytes_read: int = 0) -> None:
+        """Set what is done so far, the total where it became known, bytes read where it is told."""
+        self.bytes_read = bytes_read
         self.done, self.total = done, total if total is not None else self.total
         now = time.monotonic()
         if self._sink is not None:
@@ -46,8 +48,9 @@ class Bar:
             logger.info(told)
 
     def _rate(self, now: float) -> str:
-        rate = self.done / max(now - self._started, 1e-6)
-        return f"{_short(rate)} {self.unit}/s"
+        seconds = max(now - self._started, 1e-6)
+        told = f"{_short(self.done / seconds)} {self.unit}/s"
+        return told + (f", {_short(self.bytes_read / seconds)}B/s" if self.bytes_read else "")
 
 
 def _short(value: float) -> str:

@@ -54,10 +54,37 @@ class Settings(BaseSettings):
         "daymet", description="Forcing product to read (the sample has `daymet` only)."
     )
     source: Literal["table", "cog", "earth_engine"] = Field(
-        "table", description="Route to the AlphaEarth embeddings. This version reads tables."
+        "table",
+        description="Route to the AlphaEarth embeddings: `table` (files), `cog` (public tiles, no "
+        "account), `earth_engine` (a Google Cloud project).",
     )
     embeddings_dir: Folder | None = Field(
         None, description="File or folder of embedding tables (CSV or Parquet) for `table`."
+    )
+    new_years_cron: str = Field(
+        "0 6 * * 1",
+        description="When the schedule `new_aef_years` asks the source for new years (cron, UTC).",
+    )
+    cog_addresses: str = Field(
+        "https://storage.googleapis.com/alphaearth_foundations/satellite_embedding/v1/annual,"
+        "https://data.source.coop/tge-labs/aef/v1/annual",
+        description="Where `cog` finds the tiles: addresses with a comma between, the best first.",
+    )
+    cog_connections: int = Field(
+        16, ge=1, le=256, description="Requests that `cog` has under way at once."
+    )
+    ee_project: str | None = Field(
+        None, description="Google Cloud project with the Earth Engine API, for `earth_engine`."
+    )
+    ee_key_file: Folder | None = Field(
+        None,
+        description="Key file of a service account; without one, application default credentials.",
+    )
+    ee_scale: float = Field(
+        1000.0, ge=10, le=10_000, description="Pixel size of `earth_engine`, metres (study: 1000)."
+    )
+    ee_url: str | None = Field(
+        None, description="Another address of Earth Engine, for its high-volume endpoint or tests."
     )
     home: Folder = Field(
         Path("var"),

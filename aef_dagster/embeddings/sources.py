@@ -1,10 +1,11 @@
 """Where embeddings come from: one way to open a source, whatever the route.
 
 Here: what every source offers, and the choice by the setting AEF_SOURCE.
-Not here: the routes themselves (table.py).
+Not here: the routes themselves (table.py, cog/, earth_engine).
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -24,6 +25,9 @@ class EmbeddingSource(Protocol):
     def years(self) -> tuple[int, ...]:
         """Years on offer, ascending; empty if there is a finished mean only."""
 
+    def version(self, year: int) -> str:
+        """Edition of a year on offer: a short text that differs when the year's vectors may."""
+
     def fetch(self, year: int, gauge_ids: Sequence[str], report: Report = ...) -> EmbeddingYear:
         """Embeddings of one year."""
 
@@ -31,31 +35,69 @@ class EmbeddingSource(Protocol):
         """Embeddings of a finished multi-year mean."""
 
 
-def open_source(
-    kind: Literal["table", "cog", "earth_engine"], *, path: Path | None
-) -> EmbeddingSource:
-    """Open the source that the settings name.
+@dataclass(frozen=True)
+class SourceSettings:
+    """What the settings say of a source.
 
     Parameters
     ----------
     kind
-        The value of AEF_SOURCE.
-    path
-        The value of AEF_EMBEDDINGS_DIR: a file or a folder of tables.
+        AEF_SOURCE.
+    tables
+        AEF_EMBEDDINGS_DIR: a file or a folder of tables.
+    polygons
+        Basin outlines as GeoParquet, written by the asset `basins`.
+    scratch
+        Folder for what is half done.
+    cog_addresses, cog_connections
+        AEF_COG_ADDRESSES, AEF_COG_CONNECTIONS.
+    ee_project, ee_key_file, ee_scale, ee_url
+        AEF_EE_PROJECT, AEF_EE_KEY_FILE, AEF_EE_SCALE, AEF_EE_URL.
+    """
+
+    kind: Literal["table", "cog", "earth_engine"]
+    tables: Path | None
+    polygons: Path
+    scratch: Path
+    cog_addresses: tuple[str, ...]
+    cog_connections: int
+    ee_project: str | None
+    ee_key_file: Path | None
+    ee_scale: float
+    ee_url: str | None
+
+
+def open_source(settings: SourceSettings) -> EmbeddingSource:
+    """Open the source that the settings name.
 
     Raises
     ------
     UserError
-        A route that this version does not have, or no path.
+        No tables are named for the route `table`.
     """
-    if kind != "table":
-        raise UserError(
-            f"AEF_SOURCE={kind}: this version reads embeddings from tables only; set "
-            "AEF_SOURCE=table and AEF_EMBEDDINGS_DIR to a file or folder of tables"
+    if settings.kind == "cog":
+        from aef_dagster.embeddings.cog import CogSource
+
+        return CogSource(
+            settings.polygons,
+            settings.scratch / "cog",
+            addresses=settings.cog_addresses,
+            connections=settings.cog_connections,
         )
-    if path is None:
+    if settings.kind == "earth_engine":
+        from aef_dagster.embeddings.earth_engine import EarthEngineSource
+
+        return EarthEngineSource(
+            settings.polygons,
+            settings.scratch / "earth_engine",
+            project=settings.ee_project,
+            key_file=settings.ee_key_file,
+            scale_m=settings.ee_scale,
+            url=settings.ee_url,
+        )
+    if settings.tables is None:
         raise UserError(
             "no embeddings: set AEF_EMBEDDINGS_DIR to a CSV or Parquet file, or a folder of them, "
-            "with hru_id or gauge_id, year, A00..A63"
+            "with hru_id or gauge_id, year, A00..A63; or AEF_SOURCE to cog or earth_engine"
         )
-    return TableSource(path)
+    return TableSource(settings.tables)

@@ -64,6 +64,12 @@ class TableSource:
         found = {year for file in self._files() for year in self._years_of(file)}
         return tuple(sorted(found))
 
+    def version(self, year: int) -> str:
+        """Edition of a year: a hash of the files that hold it."""
+        files = [file for file in self._files() if year in self._years_of(file)]
+        digests = " ".join(self._sha256_of(file) for file in files)
+        return hashlib.sha256(digests.encode()).hexdigest()[:16]
+
     def fetch(
         self,
         year: int,

@@ -148,7 +148,7 @@ def hydrograph_png(
         _plain(axes)
     handles, names = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside upper right", ncols=2, frameon=False, fontsize=10)
-    return _png(figure)
+    return png_of(figure)
 
 
 def skill_cdf_png(scores: Mapping[str, ArrayLike], metric: str = "nse") -> bytes:
@@ -191,7 +191,7 @@ def skill_cdf_png(scores: Mapping[str, ArrayLike], metric: str = "nse") -> bytes
     axes.set(ylim=(0, 1), xlabel=metric, ylabel="share of basins with a lower score")
     _plain(axes)
     axes.legend(loc="upper left", frameon=False, fontsize=9)
-    return _png(figure)
+    return png_of(figure)
 
 
 def similarity_heatmap_png(
@@ -226,7 +226,7 @@ def similarity_heatmap_png(
         axes.set_yticks(range(len(labels)), labels, fontsize=6)
     else:
         axes.set(xlabel="basin", ylabel="basin")
-    return _png(figure)
+    return png_of(figure)
 
 
 def _days(dates: ArrayLike) -> NDArray[np.datetime64]:
@@ -370,7 +370,7 @@ def _plain(axes) -> None:
     axes.set_axisbelow(True)
 
 
-def _png(figure) -> bytes:
+def png_of(figure) -> bytes:
     """The figure as PNG with a palette: a third of the size, for pictures that are stored often."""
     from PIL import Image
 

@@ -1,7 +1,7 @@
 """Assembly: settings in, one `Definitions` out.
 
-Here: the only place where assets, resources and the executor meet. Tests and commands call
-`build_defs` with their own settings, so what they run is the product.
+Here: the only place where assets, resources, automation and the executor meet. Tests and commands
+call `build_defs` with their own settings, so what they run is the product.
 Not here: any asset, resource or condition.
 """
 
@@ -30,10 +30,12 @@ def build_defs(
         Replacements by resource name.
     """
     from aef_dagster.pipeline.assets import build_assets
+    from aef_dagster.pipeline.automation import build_automation
     from aef_dagster.pipeline.executors import choose_executor
     from aef_dagster.pipeline.resources import build_resources
 
     settings = settings or load_settings()
+    automation = build_automation(settings)
     assets = dg.map_asset_specs(
         lambda spec: spec.replace_attributes(owners=[OWNER]), build_assets(settings)
     )
@@ -41,4 +43,7 @@ def build_defs(
         assets=assets,
         resources={**build_resources(settings), **(resources or {})},
         executor=choose_executor(settings.executor),
+        jobs=automation.jobs,
+        schedules=automation.schedules,
+        sensors=automation.sensors,
     )

@@ -51,7 +51,8 @@ class EmbeddingPooling(dg.Config):
     pooling: Pooling = Field(  # type: ignore[valid-type]
         Pooling("unit_mean"),
         description="unit_mean: mean of the years' unit vectors, made unit again. "
-        "plain_mean: the study's plain mean.",
+        "plain_mean: the study's plain mean. gem: generalised mean, power 3. mean_std: unit_mean, "
+        "and the standard deviations over years beside it, for the space aef.",
     )
     years: list[int] = Field([], description="Years to pool; empty: all that are there.")
 
@@ -64,6 +65,20 @@ class AefSimilarity(dg.Config):
         description="Cosine of the vectors as they are. By default the candidates' mean vector "
         "is subtracted first: raw cosines are nearly all alike.",
     )
+
+
+class DonorDrift(dg.Config):
+    """When a target counts as moved."""
+
+    k: int | None = Field(
+        None, ge=1, le=100_000,
+        description="Donors compared; by default 100, or 8 in the sample, as in training.",
+    )  # fmt: skip
+    threshold: float = Field(
+        0.5, ge=0, le=1,
+        description="A target moved if the Jaccard index of its donors fell below this: at 0.5, a "
+        "third of them and more were exchanged.",
+    )  # fmt: skip
 
 
 class RandomSimilarity(dg.Config):

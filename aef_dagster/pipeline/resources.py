@@ -13,7 +13,7 @@ from typing import Any, Literal
 import dagster as dg
 
 from aef_dagster.basins.dataset import open_dataset, sample_folder
-from aef_dagster.embeddings.sources import open_source
+from aef_dagster.embeddings.sources import EmbeddingSource, SourceSettings, open_source
 from aef_dagster.settings import Settings
 from aef_dagster.storage.home import Home
 from aef_dagster.storage.tracking import Tracking, masked
@@ -69,11 +69,33 @@ class EmbeddingsResource(dg.ConfigurableResource):
     """The active route to AlphaEarth."""
 
     source: Literal["table", "cog", "earth_engine"]
-    path: str | None
+    tables: str | None
+    polygons: str
+    scratch: str
+    cog_addresses: list[str]
+    cog_connections: int
+    ee_project: str | None
+    # The path of the key; what is in it is read when it is used, and never shown.
+    ee_key_file: str | None
+    ee_scale: float
+    ee_url: str | None
 
-    def open(self):
+    def open(self) -> EmbeddingSource:
         """The source: which years it has, and one year's vectors."""
-        return open_source(self.source, path=Path(self.path) if self.path else None)
+        return open_source(
+            SourceSettings(
+                kind=self.source,
+                tables=Path(self.tables) if self.tables else None,
+                polygons=Path(self.polygons),
+                scratch=Path(self.scratch),
+                cog_addresses=tuple(self.cog_addresses),
+                cog_connections=self.cog_connections,
+                ee_project=self.ee_project,
+                ee_key_file=Path(self.ee_key_file) if self.ee_key_file else None,
+                ee_scale=self.ee_scale,
+                ee_url=self.ee_url,
+            )
+        )
 
 
 class TrackingResource(dg.ConfigurableResource):
@@ -128,7 +150,17 @@ def build_resources(settings: Settings) -> dict[str, Any]:
             sample_world=settings.sample,
         ),
         "embeddings": EmbeddingsResource(
-            source=settings.source, path=str(embeddings) if embeddings else None
+            # The sample has tables of its own, whatever the route to the real ones.
+            source="table" if is_sample else settings.source,
+            tables=str(embeddings) if embeddings else None,
+            polygons=str(home.polygons),
+            scratch=str(home.scratch),
+            cog_addresses=[part.strip() for part in settings.cog_addresses.split(",")],
+            cog_connections=settings.cog_connections,
+            ee_project=settings.ee_project,
+            ee_key_file=str(settings.ee_key_file) if settings.ee_key_file else None,
+            ee_scale=settings.ee_scale,
+            ee_url=settings.ee_url,
         ),
         "tracking": TrackingResource(
             uri=_without_secret(tracking_uri(settings)),

@@ -46,6 +46,11 @@ class Home:
         return self.lake / "polygons.parquet"
 
     @property
+    def scratch(self) -> Path:
+        """What fetching left half done; may be deleted while nothing is fetched."""
+        return self.root / "scratch"
+
+    @property
     def sample(self) -> Path:
         """The generated sample dataset, in the published file formats."""
         return self.root / "sample"

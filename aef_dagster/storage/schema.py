@@ -4,9 +4,11 @@ Here: names and types only. Not here: who writes them (pipeline) or how (storage
 """
 
 from aef_dagster.embeddings.bands import BANDS
+from aef_dagster.embeddings.pooling import STD_BANDS
 from aef_dagster.evaluation.metrics import METRICS
 
 _BANDS = ", ".join(f"{band} FLOAT" for band in BANDS)
+_SPREADS = ", ".join(f"{band} FLOAT" for band in STD_BANDS)
 _METRICS = ", ".join(f"{metric} DOUBLE" for metric in METRICS)
 
 TABLES = {
@@ -28,11 +30,23 @@ TABLES = {
         PRIMARY KEY (gauge_id, year)""",
     "basin_embedding": f"""
         gauge_id VARCHAR PRIMARY KEY, n_years INTEGER, years VARCHAR, pooling VARCHAR, norm FLOAT,
-        {_BANDS}, route VARCHAR, source_files VARCHAR, surrogate BOOLEAN, sample BOOLEAN""",
+        {_BANDS}, {_SPREADS}, route VARCHAR, source_files VARCHAR, surrogate BOOLEAN,
+        sample BOOLEAN""",
+    "embedding_stability": """
+        gauge_id VARCHAR PRIMARY KEY, n_years INTEGER, mean_cosine DOUBLE, drift DOUBLE,
+        spread DOUBLE, ratio DOUBLE, slope DOUBLE, p DOUBLE, q DOUBLE, drifts BOOLEAN,
+        surrogate BOOLEAN, sample BOOLEAN""",
     "similarity": """
         space VARCHAR, gauge_id VARCHAR, other_id VARCHAR, cosine FLOAT""",
     "donors": """
         space VARCHAR, gauge_id VARCHAR, rank INTEGER, donor_id VARCHAR, cosine FLOAT""",
+    # What `donors` held before it last changed.
+    "donors_before": """
+        space VARCHAR, gauge_id VARCHAR, rank INTEGER, donor_id VARCHAR, cosine FLOAT""",
+    "donor_drift": """
+        gauge_id VARCHAR PRIMARY KEY, k INTEGER, present VARCHAR, n_shared INTEGER,
+        n_entered INTEGER, n_left INTEGER, jaccard DOUBLE, spearman DOUBLE, weighted_tau DOUBLE,
+        entered VARCHAR, gone VARCHAR, moved BOOLEAN, surrogate BOOLEAN, sample BOOLEAN""",
     # Unique by (job_hash, gauge_id, space, k). Space and k are part of it because equal donors
     # are one job, whoever asked for them. No key: k is NULL for designs without donors.
     "scores": f"""

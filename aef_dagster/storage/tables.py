@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from aef_dagster.embeddings.bands import BANDS
+from aef_dagster.embeddings.pooling import STD_BANDS
 from aef_dagster.errors import UserError
 
 if TYPE_CHECKING:
@@ -37,9 +38,16 @@ def attribute_frame(store: "Warehouse", origin: str) -> pd.DataFrame:
     return wide.sort_index()
 
 
-def embedding_frame(store: "Warehouse") -> pd.DataFrame:
-    """The vector of each basin: index gauge_id, sorted; columns A00..A63."""
-    frame = store.frame(f"SELECT gauge_id, {', '.join(BANDS)} FROM basin_embedding")
+def embedding_frame(store: "Warehouse", *, with_spread: bool = False) -> pd.DataFrame:
+    """The vector of each basin: index gauge_id, sorted; columns A00..A63.
+
+    Parameters
+    ----------
+    with_spread
+        S00..S63 as well, NaN where years were pooled without them.
+    """
+    columns = [*BANDS, *(STD_BANDS if with_spread else ())]
+    frame = store.frame(f"SELECT gauge_id, {', '.join(columns)} FROM basin_embedding")
     require_rows(frame, "basin_embedding", "basin_embedding")
     return frame.set_index("gauge_id").sort_index()
 

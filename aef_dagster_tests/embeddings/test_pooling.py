@@ -1,4 +1,4 @@
-"""One vector per basin from several years, in both ways."""
+"""One vector per basin from several years, in all ways."""
 
 import numpy as np
 import pandas as pd
@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aef_dagster.embeddings.bands import BANDS
-from aef_dagster.embeddings.pooling import POOLINGS, pool_years, unit
+from aef_dagster.embeddings.pooling import POOLINGS, STD_BANDS, pool_years, stacked, unit
 from aef_dagster.errors import UserError
 
 
@@ -46,6 +46,44 @@ def test_plain_mean_is_the_mean_as_published():
     got = pooled.loc[0, ["A00", "A01"]].astype(float)
     np.testing.assert_allclose(got, [0.4 / 3, 1.6 / 3], atol=1e-6)
     assert pooled.loc[0, "norm"] == pytest.approx(np.hypot(0.4, 1.6) / 3, abs=1e-6)
+
+
+def test_gem_is_the_signed_cube_mean_of_unit_years():
+    rows = [("01", 2017, [3.0, -4.0]), ("01", 2018, [0.0, -2.0])]  # units (.6, -.8), (0, -1)
+    pooled = pool_years(frame(rows), how="gem")
+    expected = np.cbrt([0.6**3 / 2, -(0.8**3 + 1) / 2])
+    expected /= np.linalg.norm(expected)
+    np.testing.assert_allclose(pooled.loc[0, ["A00", "A01"]].astype(float), expected, atol=1e-6)
+    np.testing.assert_allclose(pooled["norm"], 1.0, atol=1e-6)
+    # Further from the mean, towards the year in which the first band is large.
+    mean = pool_years(frame(rows))
+    assert pooled.loc[0, "A00"] > mean.loc[0, "A00"]
+
+
+def test_deviations_stand_beside_the_unit_mean():
+    rows = [("01", 2017, [3.0, 4.0]), ("01", 2018, [0.0, 2.0]), ("02", 2018, [1.0])]
+    pooled = pool_years(frame(rows), how="mean_std")
+    mean = pool_years(frame(rows))
+    pd.testing.assert_frame_equal(pooled[mean.columns], mean)
+    # Two numbers a, b have the sample standard deviation |a - b| / sqrt(2).
+    got = pooled.loc[0, ["S00", "S01", "S02"]].astype(float)
+    np.testing.assert_allclose(got, [0.6 / np.sqrt(2), 0.2 / np.sqrt(2), 0], atol=1e-6)
+    assert pooled["S00"].dtype == np.float32
+    assert pooled.loc[1, list(STD_BANDS)].isna().all()  # one year
+
+
+def test_what_is_compared_has_deviations_where_all_basins_have():
+    rows = [(b, y, [1.0, y - 2017.0]) for b in ("01", "02") for y in (2017, 2018)]
+    both = pool_years(frame(rows), how="mean_std")
+    assert stacked(both).shape == (2, 128)
+    np.testing.assert_allclose(stacked(both)[0, 64:66], both.loc[0, ["S00", "S01"]].astype(float))
+    plain = pool_years(frame(rows))
+    np.testing.assert_array_equal(stacked(plain), plain[[f"A{i:02d}" for i in range(64)]])
+    assert stacked(pool_years(frame(rows), how="mean_std", years=[2017])).shape == (2, 64)
+    # As it comes back from a table: by basin, deviations empty.
+    assert stacked(both.set_index("gauge_id").assign(**dict.fromkeys(STD_BANDS))).shape == (2, 64)
+    with pytest.raises(UserError, match=r"1 basins have one year only \(02\)"):
+        stacked(pool_years(frame(rows[:3]), how="mean_std").set_index("gauge_id"))
 
 
 def test_chosen_years():

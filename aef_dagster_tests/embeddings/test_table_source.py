@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pandas as pd
 import pytest
 
 from aef_dagster.embeddings.bands import BANDS
-from aef_dagster.embeddings.sources import open_source
+from aef_dagster.embeddings.sources import SourceSettings, open_source
 from aef_dagster.embeddings.table import TableSource
 from aef_dagster.errors import DataFileError, UserError
 
@@ -237,13 +238,27 @@ def test_no_folder_and_an_empty_one(tmp_path):
         TableSource(tmp_path)
 
 
-def test_open_source(folder):
-    assert open_source("table", path=folder).years() == (2017, 2018, 2019)
+def test_open_source(folder, tmp_path):
+    settings = SourceSettings(
+        kind="table", tables=folder, polygons=tmp_path / "polygons.parquet", scratch=tmp_path,
+        cog_addresses=("http://127.0.0.1:1",), cog_connections=1, ee_project=None,
+        ee_key_file=None, ee_scale=1000.0, ee_url=None,
+    )  # fmt: skip
+    assert open_source(settings).years() == (2017, 2018, 2019)
     with pytest.raises(UserError, match="set AEF_EMBEDDINGS_DIR"):
-        open_source("table", path=None)
+        open_source(replace(settings, tables=None))
     for kind in ("cog", "earth_engine"):
-        with pytest.raises(UserError, match=f"AEF_SOURCE={kind}.*AEF_SOURCE=table"):
-            open_source(kind, path=folder)
+        assert open_source(replace(settings, kind=kind)).route == kind
+
+
+def test_the_version_of_a_year_follows_its_files(folder):
+    source = TableSource(folder)
+    before = {year: source.version(year) for year in source.years()}
+    assert before == {year: TableSource(folder).version(year) for year in source.years()}
+    (changed,) = (file for file in folder.iterdir() if "2018" in file.name)
+    changed.write_text(changed.read_text() + "\n")
+    after = {year: source.version(year) for year in source.years()}
+    assert {year for year in before if before[year] != after[year]} == {2018}
 
 
 REAL = Path(

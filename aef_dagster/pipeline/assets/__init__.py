@@ -1,9 +1,17 @@
 """The registry of assets: which module's assets stand in which group.
 
-Not here: any asset. Each group has one module of its name.
+Not here: any asset. Each group has a module of its name; change.py has two assets, of two groups,
+that tell what a new year changed.
 """
 
-from aef_dagster.pipeline.assets import basins, embeddings, evaluation, models, similarity
+from aef_dagster.pipeline.assets import (
+    basins,
+    change,
+    embeddings,
+    evaluation,
+    models,
+    similarity,
+)
 from aef_dagster.settings import Settings
 
 
@@ -13,6 +21,7 @@ def build_assets(settings: Settings) -> list:
         *basins.build(),
         *embeddings.build(),
         *similarity.build(),
+        *change.build(),
         *models.build(settings),
         *evaluation.build(),
     ]

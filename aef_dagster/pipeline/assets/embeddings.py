@@ -8,12 +8,15 @@ from datetime import UTC, datetime
 
 import dagster as dg
 import numpy as np
+import pandas as pd
 
 from aef_dagster.embeddings.bands import BANDS
 from aef_dagster.embeddings.pooling import pool_years
+from aef_dagster.embeddings.stability import year_to_year
 from aef_dagster.embeddings.yearly import EmbeddingYear
 from aef_dagster.errors import UserError
 from aef_dagster.pipeline import metadata
+from aef_dagster.pipeline.automation import SOURCE_VERSION, when_inputs_change
 from aef_dagster.pipeline.config import EmbeddingPooling, EmbeddingYears, chosen
 from aef_dagster.pipeline.partitions import aef_years, asked_partitions
 from aef_dagster.pipeline.resources import EmbeddingsResource, HomeResource, WarehouseResource
@@ -24,6 +27,9 @@ from aef_dagster.storage.warehouse import Warehouse
 
 GROUP = "embeddings"
 
+# Years of the real dataset are more alike than this by far (0.96 to 0.98 between neighbours).
+LEAST_MEDIAN_COSINE = 0.9
+
 complete_year = dg.AssetCheckSpec(
     "complete_and_finite",
     asset="aef_embeddings",
@@ -33,6 +39,18 @@ complete_year = dg.AssetCheckSpec(
 )
 coverage = dg.AssetCheckSpec(
     "coverage", asset="aef_embeddings", description="Every basin of the catalog has a vector."
+)
+same_edition = dg.AssetCheckSpec(
+    "same_edition",
+    asset="aef_embeddings",
+    description="All years are of one version of the dataset, and by one route: vectors of others "
+    "are not comparable to the last digit.",
+)
+like_its_neighbour = dg.AssetCheckSpec(
+    "like_its_neighbour",
+    asset="aef_embeddings",
+    description="Each year is like the one before: the median cosine over basins is at least "
+    f"{LEAST_MEDIAN_COSINE}. A lower one is a sign of another edition, or of mixed-up basins.",
 )
 unit_norm = dg.AssetCheckSpec(
     "unit_norm",
@@ -46,7 +64,8 @@ unit_norm = dg.AssetCheckSpec(
 @dg.asset(
     group_name=GROUP, deps=["basins"], partitions_def=aef_years, output_required=False,
     backfill_policy=dg.BackfillPolicy.single_run(), pool="earth_engine",
-    kinds={"duckdb", "alphaearth"}, code_version="1", check_specs=[complete_year, coverage],
+    kinds={"duckdb", "alphaearth"}, code_version="2",
+    check_specs=[complete_year, coverage, same_edition, like_its_neighbour],
 )  # fmt: skip
 def aef_embeddings(
     context: dg.AssetExecutionContext, config: EmbeddingYears, home: HomeResource,
@@ -66,17 +85,27 @@ def aef_embeddings(
     years = [int(key) for key in asked_partitions(context, [str(year) for year in config.years])]
     gauge_ids = store.frame("SELECT gauge_id FROM basins ORDER BY gauge_id")["gauge_id"].tolist()
     bad: dict[str, str] = {}
-    with bar("embeddings", len(years), "years") as progress:
+    # Of the years before this one.
+    basins_done, bytes_read = 0, 0
+
+    def report(done: int, total: int, read: int) -> None:
+        progress.at(basins_done + done, bytes_read=bytes_read + read)
+
+    with bar("embeddings", len(years) * len(gauge_ids), "basins") as progress:
         for year in years:
             try:
-                fetched = source.fetch(year, gauge_ids)
+                edition = source.version(year)
+                fetched = source.fetch(year, gauge_ids, report)
             except UserError as error:  # one bad year does not cost the others
                 bad[str(year)] = str(error)
                 continue
+            finally:
+                basins_done += len(gauge_ids)
             stamped = fetched.frame.assign(fetched_at=datetime.now(UTC).replace(tzinfo=None))
             store.replace("aef_embeddings", stamped, year=year)
-            progress.advance()
-            yield _fetched_year(context.asset_key, year, fetched)
+            bytes_read += int(fetched.frame["bytes_read"].fillna(0).sum())
+            progress.at(basins_done, bytes_read=bytes_read)
+            yield _fetched_year(context.asset_key, year, fetched, edition)
     yield dg.AssetCheckResult(
         asset_key=context.asset_key,
         check_name=complete_year.name,
@@ -84,6 +113,8 @@ def aef_embeddings(
         metadata={"years": len(years), **bad},
     )
     yield _coverage(context.asset_key, store)
+    yield _same_edition(context.asset_key, store)
+    yield _like_its_neighbour(context.asset_key, store)
     if bad:
         raise dg.Failure(
             f"{len(bad)} of {len(years)} years failed, the others are kept. "
@@ -94,6 +125,7 @@ def aef_embeddings(
 
 @dg.asset(
     group_name=GROUP, kinds={"duckdb"}, code_version="1", check_specs=[unit_norm],
+    automation_condition=when_inputs_change(),
     deps=[dg.AssetDep(aef_embeddings, partition_mapping=dg.AllPartitionMapping())],
 )  # fmt: skip
 def basin_embedding(
@@ -102,8 +134,9 @@ def basin_embedding(
 ):  # fmt: skip
     """One vector per basin: the years pooled.
 
-    Contents: by default the mean over years of unit vectors, made unit again; or the study's plain
-    mean. A source that has no years (a finished multi-year mean) is taken as it is, and `years`
+    Contents: by default the mean over years of unit vectors, made unit again (`unit_mean`); or the
+    study's plain mean, a generalised mean, or the mean with the standard deviations over years
+    beside it (`plain_mean`, `gem`, `mean_std`). A source that has no years (a finished multi-year mean) is taken as it is, and `years`
     says so.
     """
     home.open()
@@ -130,7 +163,7 @@ def basin_embedding(
     store.replace("basin_embedding", table)
     length = np.linalg.norm(table[list(BANDS)].to_numpy(float), axis=1)
     finite = bool(np.isfinite(length).all())
-    off = float(np.abs(length - 1).max()) if how == "unit_mean" else 0.0
+    off = float(np.abs(length - 1).max()) if how != "plain_mean" else 0.0
     yield dg.MaterializeResult(
         data_version=dg.DataVersion(frame_version(table)),
         metadata={
@@ -158,7 +191,9 @@ def build() -> list:
     return [aef_embeddings, basin_embedding]
 
 
-def _fetched_year(key: dg.AssetKey, year: int, fetched: EmbeddingYear) -> dg.AssetMaterialization:
+def _fetched_year(
+    key: dg.AssetKey, year: int, fetched: EmbeddingYear, edition: str
+) -> dg.AssetMaterialization:
     return dg.AssetMaterialization(
         key,
         partition=str(year),
@@ -166,6 +201,8 @@ def _fetched_year(key: dg.AssetKey, year: int, fetched: EmbeddingYear) -> dg.Ass
             "dagster/partition_row_count": len(fetched.frame),
             "missing_basins": len(fetched.missing),
             "median_norm": float(fetched.frame["norm"].median()),
+            "dataset_version": ", ".join(sorted(fetched.frame["dataset_version"].unique())),
+            SOURCE_VERSION: edition,
             "surrogate": bool(fetched.frame["surrogate"].any()),
             "sample": bool(fetched.frame["sample"].any()),
             **{name: str(value) for name, value in fetched.provenance.items()},
@@ -188,4 +225,35 @@ def _coverage(key: dg.AssetKey, store: Warehouse) -> dg.AssetCheckResult:
         passed=missing.empty,
         severity=dg.AssetCheckSeverity.WARN,
         metadata={"missing": int(missing["n"].sum()), **told},
+    )
+
+
+def _same_edition(key: dg.AssetKey, store: Warehouse) -> dg.AssetCheckResult:
+    """Of all years in the table."""
+    found = store.frame(
+        "SELECT dataset_version, route, string_agg(DISTINCT year::VARCHAR, ', ') AS years "
+        "FROM aef_embeddings GROUP BY ALL ORDER BY ALL"
+    )
+    told = {f"{row.dataset_version}, {row.route}": str(row.years) for row in found.itertuples()}
+    return dg.AssetCheckResult(
+        asset_key=key,
+        check_name=same_edition.name,
+        passed=len(found) == 1,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata=told,
+    )
+
+
+def _like_its_neighbour(key: dg.AssetKey, store: Warehouse) -> dg.AssetCheckResult:
+    """Of all years in the table that have the year before beside them."""
+    frame = store.frame(f"SELECT gauge_id, year, {', '.join(BANDS)} FROM aef_embeddings")
+    several = frame["year"].nunique() > 1
+    steps = year_to_year(frame) if several else pd.DataFrame({"year_to": [], "cosine": []})
+    cosines = steps.groupby("year_to")["cosine"].median()
+    return dg.AssetCheckResult(
+        asset_key=key,
+        check_name=like_its_neighbour.name,
+        passed=bool((cosines >= LEAST_MEDIAN_COSINE).all()),
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={str(year): round(float(value), 4) for year, value in cosines.items()},
     )

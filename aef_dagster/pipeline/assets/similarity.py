@@ -10,7 +10,9 @@ from typing import Any, NamedTuple
 import dagster as dg
 import pandas as pd
 
+from aef_dagster.embeddings.pooling import stacked
 from aef_dagster.pipeline import metadata
+from aef_dagster.pipeline.automation import when_inputs_change
 from aef_dagster.pipeline.config import AefSimilarity, RandomSimilarity
 from aef_dagster.pipeline.resources import HomeResource, WarehouseResource
 from aef_dagster.pipeline.versions import frame_version
@@ -24,7 +26,7 @@ from aef_dagster.storage.tables import (
     marks,
     similarity_matrix,
 )
-from aef_dagster.storage.warehouse import Warehouse
+from aef_dagster.storage.warehouse import Warehouse, replace_slice
 
 GROUP = "similarity"
 
@@ -39,8 +41,8 @@ def _attributes(store: Warehouse, config: NoConfig) -> tuple:
 
 
 def _aef(store: Warehouse, config: AefSimilarity) -> tuple:
-    frame = embedding_frame(store)
-    return spaces.similarity_aef(frame.to_numpy(), raw=config.raw), frame.index.tolist()
+    frame = embedding_frame(store, with_spread=True)
+    return spaces.similarity_aef(stacked(frame), raw=config.raw), frame.index.tolist()
 
 
 def _distance(store: Warehouse, config: NoConfig) -> tuple:
@@ -61,6 +63,9 @@ class Space(NamedTuple):
     upstream: str
     meaning: str
 
+
+# Spaces whose inputs change by themselves, when a year appears.
+_REFRESHED = ("aef",)
 
 _SPACES = {
     "attributes": Space(
@@ -93,6 +98,7 @@ _SPACES = {
 
 def _pair(space: str) -> list:
     measure, config_class, upstream, meaning = _SPACES[space]
+    condition = when_inputs_change() if space in _REFRESHED else None
     valid = dg.AssetCheckSpec(
         "valid_matrix",
         asset=dg.AssetKey(["similarity", space]),
@@ -108,7 +114,7 @@ def _pair(space: str) -> list:
 
     @dg.asset(
         name=space, key_prefix="similarity", group_name=GROUP, deps=[upstream], kinds={"duckdb"},
-        code_version="1", check_specs=[valid],
+        code_version="1", check_specs=[valid], automation_condition=condition,
         description=f"How alike basins are in the space `{space}`. {meaning} Static descriptors "
         "only, never flow. Grain: one row a pair of basins.",
     )  # fmt: skip
@@ -140,7 +146,7 @@ def _pair(space: str) -> list:
 
     @dg.asset(
         name=space, key_prefix="donors", group_name=GROUP, deps=[similarity], kinds={"duckdb"},
-        code_version="1", check_specs=[leak_free],
+        code_version="1", check_specs=[leak_free], automation_condition=condition,
         description=f"For each basin all others, ranked by similarity in the space `{space}`: rank "
         "1 is the first donor. The basin itself is never among them.",
     )  # fmt: skip
@@ -149,7 +155,7 @@ def _pair(space: str) -> list:
         store = warehouse.open()
         matrix, gauge_ids = similarity_matrix(store, space)
         ranked = rank_donors(matrix, gauge_ids).assign(space=space)
-        store.replace("donors", ranked, space=space)
+        _replace_donors(store, space, ranked)
         ranked = donor_frame(store, space)  # checked as it was stored
         yield dg.MaterializeResult(
             data_version=dg.DataVersion(frame_version(ranked)),
@@ -171,6 +177,20 @@ def _pair(space: str) -> list:
 def build() -> list:
     """Assets of the group: a pair per space."""
     return [asset for space in _SPACES for asset in _pair(space)]
+
+
+def _replace_donors(store: Warehouse, space: str, ranked: pd.DataFrame) -> None:
+    """Write the ranking; the one before it stays beside, for `donor_drift`, if it was another."""
+    with store.write() as connection:
+        before = connection.execute("SELECT * FROM donors WHERE space = ?", [space]).df()
+        if len(before) and frame_version(before) != frame_version(_as_stored(ranked)):
+            replace_slice(connection, "donors_before", before, space=space)
+        replace_slice(connection, "donors", ranked, space=space)
+
+
+def _as_stored(ranked: pd.DataFrame) -> pd.DataFrame:
+    """The types that DuckDB gives back."""
+    return ranked.astype({"rank": "int32", "cosine": "float32"})
 
 
 def _choices(config: Any) -> dict[str, str]:

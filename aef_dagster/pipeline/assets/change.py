@@ -1,0 +1,158 @@
+"""What a new year changed: embeddings from year to year, and the donors that follow from them.
+
+Here: `embedding_stability` (group embeddings) and `donor_drift` (group similarity).
+Not here: how either is measured (embeddings/stability.py, similarity/drift.py).
+"""
+
+import base64
+
+import dagster as dg
+import pandas as pd
+
+from aef_dagster.embeddings import stability
+from aef_dagster.embeddings.bands import BANDS
+from aef_dagster.pipeline import metadata
+from aef_dagster.pipeline.assets import embeddings, similarity
+from aef_dagster.pipeline.automation import when_inputs_change
+from aef_dagster.pipeline.config import DEFAULT_K, DonorDrift
+from aef_dagster.pipeline.resources import HomeResource, PlatformResource, WarehouseResource
+from aef_dagster.pipeline.versions import frame_version
+from aef_dagster.similarity import drift
+from aef_dagster.storage.tables import donor_frame, marks, require_rows
+
+SPACE = "aef"
+
+
+@dg.asset(
+    group_name=embeddings.GROUP, kinds={"duckdb"}, code_version="1",
+    deps=[dg.AssetDep("aef_embeddings", partition_mapping=dg.AllPartitionMapping()), "basins"],
+)  # fmt: skip
+def embedding_stability(home: HomeResource, warehouse: WarehouseResource):
+    """How much each basin's embedding changes from year to year.
+
+    Contents: per basin the mean cosine between neighbouring years, drift between its first and last
+    years, spread around its mean, and whether it drifts in one direction (permutation test,
+    Benjamini-Hochberg over basins). On this page: odd years, the most restless basins, a map, years
+    against years, bands against years.
+    """
+    home.open()
+    store = warehouse.open()
+    yearly = store.frame(
+        f"SELECT gauge_id, year, surrogate, sample, {', '.join(BANDS)} FROM aef_embeddings"
+    )
+    require_rows(yearly, "aef_embeddings", "aef_embeddings")
+    steps = stability.year_to_year(yearly)
+    basins = stability.drift_against_spread(yearly)
+    cosine = steps[steps["gap"] == 1].groupby("gauge_id")["cosine"].mean()
+    made_of = {mark: bool(yearly[mark].any()) for mark in ("sample", "surrogate")}
+    table = basins.assign(mean_cosine=basins["gauge_id"].map(cosine), **made_of)
+    store.replace("embedding_stability", table)
+    years, restless = stability.outlier_years(yearly), stability.outlier_basins(yearly)
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(frame_version(table)),
+        metadata={
+            "dagster/row_count": len(table),
+            **metadata.numbers(
+                {
+                    "median_cosine": steps.loc[steps["gap"] == 1, "cosine"].median(),
+                    "median_drift": basins["drift"].median(),
+                    "median_spread": basins["spread"].median(),
+                }
+            ),
+            "drifting_basins": int(basins["drifts"].fillna(False).sum()),
+            "odd_years": ", ".join(map(str, years.loc[years["outlier"], "year"])) or "none",
+            "basins_without_some_year": len(stability.missing_years(yearly)),
+            **made_of,
+            "years": dg.MetadataValue.md(metadata.markdown_table(years)),
+            "steps": dg.MetadataValue.md(metadata.markdown_table(stability.year_pairs(yearly))),
+            "most_restless": metadata.preview(restless),
+            **_pictures(yearly, table, store, metadata.marked(made_of)),
+        },
+    )
+
+
+@dg.asset(
+    group_name=similarity.GROUP, kinds={"duckdb"}, code_version="1",
+    deps=[dg.AssetKey(["donors", SPACE])], automation_condition=when_inputs_change(),
+)  # fmt: skip
+def donor_drift(
+    config: DonorDrift, home: HomeResource, warehouse: WarehouseResource, platform: PlatformResource
+):
+    """How each target's first k donors by AlphaEarth changed when they last did.
+
+    Contents: per target the Jaccard index of its k donors before and after, correlation of their
+    ranks, who entered and who left, and whether it `moved`: its Jaccard index is below the
+    threshold, so that a model trained on the new donors would be another one. Nothing is trained
+    here; the sensor `retrain_moved_basins`, off unless you switch it on, does that.
+    """
+    home.open()
+    store = warehouse.open()
+    after = donor_frame(store, SPACE)
+    before = store.frame(
+        "SELECT gauge_id, rank, donor_id, cosine FROM donors_before WHERE space = ?", [SPACE]
+    )
+    if before.empty:
+        before = after  # ranked once so far: nothing has moved
+    most = min(int(frame.groupby("gauge_id").size().min()) for frame in (before, after))
+    k = min(config.k or DEFAULT_K[platform.dataset], most)
+    found = drift.donor_drift(before, after, k).rename(columns={"left": "gone"})
+    moved = drift.moved(found, config.threshold)
+    made_of = marks(store, SPACE)
+    table = found.assign(k=k, moved=found["gauge_id"].isin(moved), **made_of)
+    store.replace("donor_drift", table)
+    both = table[table["present"] == "both"]
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(frame_version(table)),
+        metadata={
+            "dagster/row_count": len(table),
+            "k": k,
+            "threshold": config.threshold,
+            "moved": len(moved),
+            "in_one_ranking_only": len(table) - len(both),
+            **metadata.numbers(
+                {
+                    "median_jaccard": both["jaccard"].median(),
+                    "smallest_jaccard": both["jaccard"].min(),
+                    "median_spearman": both["spearman"].median(),
+                    "unchanged_share": (both["jaccard"] == 1).mean(),
+                }
+            ),
+            **made_of,
+            "most_changed": metadata.preview(both.sort_values("jaccard")),
+        },
+    )
+
+
+def build() -> list:
+    """Both assets."""
+    return [embedding_stability, donor_drift]
+
+
+def _pictures(yearly: pd.DataFrame, table: pd.DataFrame, store, mark: str) -> dict:
+    """A map of restlessness, years against years, bands against steps."""
+    from aef_dagster.evaluation.maps import band_heatmap, basin_map, png_bytes, year_heatmap
+
+    placed = table.merge(store.frame("SELECT gauge_id, lon, lat FROM basins"), on="gauge_id")
+    cosines = stability.median_cosines(yearly)
+    bands = stability.band_stability(yearly)
+    bands["step"] = bands["year_from"].astype(str) + "-" + bands["year_to"].astype(str)
+    by_band = bands.pivot(index="band", columns="step", values="correlation")
+    figures = {
+        "map_of_change": basin_map(
+            placed["lon"], placed["lat"], placed["mean_cosine"],
+            title=f"{mark}embedding of a year against the next", label="mean cosine",
+        ),
+        "years_against_years": year_heatmap(
+            cosines.to_numpy(), [int(year) for year in cosines.columns],
+            title=f"{mark}how alike years are",
+        ),
+        "bands_against_steps": band_heatmap(
+            by_band.to_numpy(), list(by_band.index), list(by_band.columns),
+            title=f"{mark}bands from year to year",
+        ),
+    }  # fmt: skip
+    return {name: _inline(name, png_bytes(figure)) for name, figure in figures.items()}
+
+
+def _inline(name: str, png: bytes) -> dg.MetadataValue:
+    return dg.MetadataValue.md(f"![{name}](data:image/png;base64,{base64.b64encode(png).decode()})")
