@@ -117,7 +117,11 @@ def run() -> dict[str, object]:
     unknown = [part for part in wanted if part not in {row[0] for row in rows}]
     if unknown:
         raise UserError(f"ROWS: there is no row {unknown[0]!r}: {', '.join(r[0] for r in rows)}")
-    rows = [row for row in rows if not wanted or row[0] in wanted or row[0] == AS_IT_IS]
+    if wanted:
+        chosen = [row for row in rows if row[0] in wanted]
+        needed = {row[3] for row in chosen}  # each row is held against its own representation
+        bases = [row for row in rows if row[0] == AS_IT_IS and row[3] in needed]
+        rows = bases + [row for row in chosen if row not in bases]
     data = load_basins(sorted({row[3] for row in rows}), PERIODS)
     version = version_of(data)
     jobs = {row[0] + row[3]: [_job(version, *row[1:], seed) for seed in seeds] for row in rows}
@@ -128,7 +132,7 @@ def run() -> dict[str, object]:
             key: np.array([_nse(checkpoints[job.hash].scores()) for job in members])
             for key, members in jobs.items()
         }
-    first = scores[AS_IT_IS + REPRESENTATIONS[0]]
+    first = scores[AS_IT_IS + rows[0][3]]
     cells = []
     for title, _, _, representation in rows:
         nse = scores[title + representation]
