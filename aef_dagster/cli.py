@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from aef_dagster import cli_embeddings
 from aef_dagster.basins.dataset import SAMPLE_FORCING
 from aef_dagster.errors import UserError
 
@@ -30,6 +31,7 @@ app = typer.Typer(
     help=HELP, no_args_is_help=True, add_completion=False, rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )  # fmt: skip
+app.add_typer(cli_embeddings.app, name="embeddings")
 
 DEMO_STUDY = "demo"
 STOPPED = 130

@@ -78,13 +78,14 @@ class Settings(BaseSettings):
     )
     ee_key_file: Folder | None = Field(
         None,
-        description="Key file of a service account; without one, application default credentials.",
+        description="Key file of a service account; without one, the credentials of this machine "
+        "(`gcloud auth application-default login` or `earthengine authenticate`).",
     )
     ee_scale: float = Field(
         1000.0, ge=10, le=10_000, description="Pixel size of `earth_engine`, metres (study: 1000)."
     )
     ee_url: str | None = Field(
-        None, description="Another address of Earth Engine, for its high-volume endpoint or tests."
+        None, description="Another address of Earth Engine, https or on this machine."
     )
     home: Folder = Field(
         Path("var"),

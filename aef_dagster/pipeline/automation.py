@@ -142,10 +142,10 @@ def wanted_years(instance: dg.DagsterInstance, source: EmbeddingSource) -> dict[
         for run in instance.get_runs(dg.RunsFilter(statuses=UNFINISHED))
         if EMBEDDINGS in (run.asset_selection or {EMBEDDINGS})
     }
-    wanted = {}
+    wanted, offered = {}, source.years()
     for key in aef_years.get_partition_keys():
         year = int(key)
-        if year not in source.years() or key in at_work:
+        if year not in offered or key in at_work:
             continue
         if key not in stored:
             wanted[key] = "missing here"

@@ -14,6 +14,7 @@ GRAPH = {
     "attributes": ("basins", ["basins", "forcings"], None),
     "aef_embeddings": ("embeddings", ["basins"], "year"),
     "basin_embedding": ("embeddings", ["aef_embeddings"], None),
+    "embedding_stability": ("embeddings", ["aef_embeddings", "basins"], None),
     "similarity/attributes": ("similarity", ["attributes"], None),
     "similarity/aef": ("similarity", ["basin_embedding"], None),
     "similarity/distance": ("similarity", ["basins"], None),
@@ -22,6 +23,7 @@ GRAPH = {
     "donors/aef": ("similarity", ["similarity/aef"], None),
     "donors/distance": ("similarity", ["similarity/distance"], None),
     "donors/random": ("similarity", ["similarity/random"], None),
+    "donor_drift": ("similarity", ["donors/aef"], None),
     "basin_models": (
         "models",
         ["attributes", "basin_embedding", "donors/aef", "donors/attributes", "donors/distance",
@@ -34,7 +36,7 @@ GRAPH = {
 CHECKS = {
     "forcings": {"all_basins_readable"},
     "streamflow": {"all_basins_readable"},
-    "aef_embeddings": {"complete_and_finite", "coverage"},
+    "aef_embeddings": {"complete_and_finite", "coverage", "same_edition", "like_its_neighbour"},
     "basin_embedding": {"unit_norm"},
     **{f"similarity/{space}": {"valid_matrix"} for space in ("attributes", "aef", "distance",
                                                              "random")},

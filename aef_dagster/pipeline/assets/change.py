@@ -19,6 +19,7 @@ from aef_dagster.pipeline.resources import HomeResource, PlatformResource, Wareh
 from aef_dagster.pipeline.versions import frame_version
 from aef_dagster.similarity import drift
 from aef_dagster.storage.tables import donor_frame, marks, require_rows
+from aef_dagster.storage.warehouse import Warehouse
 
 SPACE = "aef"
 
@@ -63,10 +64,10 @@ def embedding_stability(home: HomeResource, warehouse: WarehouseResource):
             "odd_years": ", ".join(map(str, years.loc[years["outlier"], "year"])) or "none",
             "basins_without_some_year": len(stability.missing_years(yearly)),
             **made_of,
+            **_pictures(yearly, table, store, metadata.marked(made_of)),
             "years": dg.MetadataValue.md(metadata.markdown_table(years)),
             "steps": dg.MetadataValue.md(metadata.markdown_table(stability.year_pairs(yearly))),
             "most_restless": metadata.preview(restless),
-            **_pictures(yearly, table, store, metadata.marked(made_of)),
         },
     )
 
@@ -118,6 +119,13 @@ def donor_drift(
                 }
             ),
             **made_of,
+            "map_of_change": _map(
+                both,
+                "jaccard",
+                store,
+                f"{metadata.marked(made_of)}donors kept (k = {k})",
+                "Jaccard index",
+            ),
             "most_changed": metadata.preview(both.sort_values("jaccard")),
         },
     )
@@ -128,20 +136,15 @@ def build() -> list:
     return [embedding_stability, donor_drift]
 
 
-def _pictures(yearly: pd.DataFrame, table: pd.DataFrame, store, mark: str) -> dict:
+def _pictures(yearly: pd.DataFrame, table: pd.DataFrame, store: Warehouse, mark: str) -> dict:
     """A map of restlessness, years against years, bands against steps."""
-    from aef_dagster.evaluation.maps import band_heatmap, basin_map, png_bytes, year_heatmap
+    from aef_dagster.evaluation.maps import band_heatmap, png_bytes, year_heatmap
 
-    placed = table.merge(store.frame("SELECT gauge_id, lon, lat FROM basins"), on="gauge_id")
     cosines = stability.median_cosines(yearly)
     bands = stability.band_stability(yearly)
     bands["step"] = bands["year_from"].astype(str) + "-" + bands["year_to"].astype(str)
     by_band = bands.pivot(index="band", columns="step", values="correlation")
     figures = {
-        "map_of_change": basin_map(
-            placed["lon"], placed["lat"], placed["mean_cosine"],
-            title=f"{mark}embedding of a year against the next", label="mean cosine",
-        ),
         "years_against_years": year_heatmap(
             cosines.to_numpy(), [int(year) for year in cosines.columns],
             title=f"{mark}how alike years are",
@@ -151,7 +154,19 @@ def _pictures(yearly: pd.DataFrame, table: pd.DataFrame, store, mark: str) -> di
             title=f"{mark}bands from year to year",
         ),
     }  # fmt: skip
-    return {name: _inline(name, png_bytes(figure)) for name, figure in figures.items()}
+    pictures = {name: _inline(name, png_bytes(figure)) for name, figure in figures.items()}
+    title = f"{mark}embedding of a year against the next"
+    return {"map_of_change": _map(table, "mean_cosine", store, title, "mean cosine"), **pictures}
+
+
+def _map(
+    table: pd.DataFrame, column: str, store: Warehouse, title: str, label: str
+) -> dg.MetadataValue:
+    from aef_dagster.evaluation.maps import basin_map, png_bytes
+
+    placed = table.merge(store.frame("SELECT gauge_id, lon, lat FROM basins"), on="gauge_id")
+    figure = basin_map(placed["lon"], placed["lat"], placed[column], title=title, label=label)
+    return _inline(title, png_bytes(figure))
 
 
 def _inline(name: str, png: bytes) -> dg.MetadataValue:

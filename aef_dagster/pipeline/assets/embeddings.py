@@ -136,8 +136,8 @@ def basin_embedding(
 
     Contents: by default the mean over years of unit vectors, made unit again (`unit_mean`); or the
     study's plain mean, a generalised mean, or the mean with the standard deviations over years
-    beside it (`plain_mean`, `gem`, `mean_std`). A source that has no years (a finished multi-year mean) is taken as it is, and `years`
-    says so.
+    beside it (`plain_mean`, `gem`, `mean_std`). A source that has no years (a finished multi-year
+    mean) is taken as it is, and `years` says so.
     """
     home.open()
     store, source = warehouse.open(), embeddings.open()
