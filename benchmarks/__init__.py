@@ -11,6 +11,7 @@ Not here: whether results are right (aef_dagster_tests/).
 
 NAMES = (
     "ingest",
+    "cog",
     "update_rate",
     "many_models",
     "memory",

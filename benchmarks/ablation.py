@@ -10,7 +10,7 @@ is the median over basins of the paired difference, mean NSE over seeds, from th
 the same representation; with the 95 % interval of a bootstrap over basins. `clipped` is the mean
 over basins of the difference, an NSE below -1 taken for -1: a mean sees what a median overlooks.
 
-BUDGET=tiny (default), donor or full. ROWS=a,b picks rows. FAST=1 = one seed. Finished models are
+BUDGET=tiny (default), donor or full. ROWS="a;b" picks rows. FAST=1 = one seed. Finished models are
 kept in BENCH_HOME, where another run finds them; else in a folder that is gone afterwards.
 """
 
@@ -44,7 +44,11 @@ def rows_of(budget: Budget) -> list[Row]:
     """Name, recipe, budget and representation of each row."""
     strong = RECIPES["strong"]
     as_it_is = [(AS_IT_IS, strong, budget, name) for name in REPRESENTATIONS]
-    recipes = [(name, recipe, budget, "attributes27") for name, recipe in _recipes(strong).items()]
+    recipes = [
+        # The 27 attributes have no classes, the 17 have.
+        (name, recipe, budget, "attributes17" if "classes" in name else "attributes27")
+        for name, recipe in _recipes(strong).items()
+    ]
     budgets = [(name, strong, other, "attributes27") for name, other in _budgets(budget).items()]
     noises = [
         (f"aef, static_noise {noise}", replace(strong, static_noise=noise), budget, "aef")
@@ -113,10 +117,10 @@ def run() -> dict[str, object]:
         raise UserError(f"BUDGET={name}: choose tiny, donor or full")
     seeds = SEEDS[:1] if os.environ.get("FAST") == "1" else SEEDS
     rows = rows_of(BUDGETS[name])
-    wanted = [part.strip() for part in os.environ.get("ROWS", "").split(",") if part.strip()]
+    wanted = [part.strip() for part in os.environ.get("ROWS", "").split(";") if part.strip()]
     unknown = [part for part in wanted if part not in {row[0] for row in rows}]
     if unknown:
-        raise UserError(f"ROWS: there is no row {unknown[0]!r}: {', '.join(r[0] for r in rows)}")
+        raise UserError(f"ROWS: there is no row {unknown[0]!r}: {'; '.join(r[0] for r in rows)}")
     if wanted:
         chosen = [row for row in rows if row[0] in wanted]
         needed = {row[3] for row in chosen}  # each row is held against its own representation
