@@ -12,6 +12,7 @@ import pandas as pd
 
 from aef_dagster.embeddings.bands import BANDS
 from aef_dagster.embeddings.pooling import pool_years
+from aef_dagster.embeddings.sources import EmbeddingSource
 from aef_dagster.embeddings.stability import year_to_year
 from aef_dagster.embeddings.yearly import EmbeddingYear
 from aef_dagster.errors import UserError
@@ -142,16 +143,7 @@ def basin_embedding(
     home.open()
     store, source = warehouse.open(), embeddings.open()
     how = chosen(config.pooling)
-    # What an earlier source left in the table is not this one's.
-    offered = list(source.years())
-    if offered:
-        yearly = store.frame(
-            "SELECT * FROM aef_embeddings WHERE year IN (SELECT unnest(?))", [offered]
-        )
-        require_rows(yearly, "aef_embeddings", "aef_embeddings")
-    else:
-        gauge_ids = store.frame("SELECT gauge_id FROM basins")["gauge_id"].tolist()
-        yearly = source.fetch_mean(gauge_ids).frame
+    yearly = _years_of_source(store, source)
     origin = yearly.groupby("gauge_id").agg(
         surrogate=("surrogate", "any"),
         sample=("sample", "any"),
@@ -189,6 +181,20 @@ def basin_embedding(
 def build() -> list:
     """Assets of the group."""
     return [aef_embeddings, basin_embedding]
+
+
+def _years_of_source(store: Warehouse, source: EmbeddingSource) -> pd.DataFrame:
+    """The stored years of the active source; what another one left in the table is not its."""
+    yearly = store.frame("SELECT * FROM aef_embeddings WHERE route = ?", [source.route])
+    if source.route == "table":
+        # Tables lie at hand; the other routes would have to be asked over the network.
+        offered = source.years()
+        if not offered:
+            gauge_ids = store.frame("SELECT gauge_id FROM basins")["gauge_id"].tolist()
+            return source.fetch_mean(gauge_ids).frame
+        yearly = yearly[yearly["year"].isin(offered)]
+    require_rows(yearly, "aef_embeddings", "aef_embeddings")
+    return yearly
 
 
 def _fetched_year(
