@@ -88,7 +88,8 @@ def export(
     if settings.source != "earth_engine":
         raise UserError(f"AEF_SOURCE={settings.source}: set AEF_SOURCE=earth_engine to export")
     session, source = Session(settings), _source(settings)
-    assert isinstance(source, EarthEngineSource)
+    if not isinstance(source, EarthEngineSource):
+        raise UserError("the sample has tables of its own: set AEF_DATASET=camels_us to export")
     for year in years:
         for task in export_year(source, year, session.basins, bucket=bucket):
             print(f"{year}  {task.state}  {task.id}")

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from aef_dagster.embeddings.bands import BANDS
-from aef_dagster.embeddings.yearly import EmbeddingYear, yearly_frame
+from aef_dagster.embeddings.yearly import MAX_NORM, EmbeddingYear, yearly_frame
 from aef_dagster.errors import DataFileError, UserError
 
 ID_COLUMNS = ("gauge_id", "hru_id")
@@ -26,9 +26,6 @@ OPTIONAL_COLUMNS = (
     *("gauge_name", "gauge_lat", "gauge_lon", "huc_02"),
     *("Unnamed: 0", "__index_level_0__"),  # a pandas index, written along
 )
-
-# A mean of unit vectors is never longer than 1; this much is left for rounding.
-MAX_NORM = 1.01
 
 
 class TableSource:

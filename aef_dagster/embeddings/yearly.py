@@ -14,6 +14,10 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from aef_dagster.embeddings.bands import BANDS
+from aef_dagster.errors import UserError
+
+# A mean of unit vectors is never longer than 1; this much is left for rounding.
+MAX_NORM = 1.01
 
 # Besides gauge_id, year and the bands.
 PROVENANCE: tuple[str, ...] = (
@@ -138,6 +142,29 @@ source_sha256, surrogate, sample
     rows = zip(frame["gauge_id"], frame["dataset_version"], bands, strict=True)
     frame["content_hash"] = [_content_hash(gauge_id, year, *rest) for gauge_id, *rest in rows]
     return frame
+
+
+def refuse_unusable(year: int, fetched: EmbeddingYear) -> None:
+    """Raise a UserError where a year cannot be what it should: nothing of it may be stored.
+
+    A mean of unit vectors is finite, longer than 0, and at most 1 long.
+    """
+    frame = fetched.frame
+    if frame.empty:
+        raise UserError(
+            f"{year}: none of the {len(fetched.missing)} basins has an embedding by the route "
+            "asked; the year may be published in part only: nothing was stored, try again later"
+        )
+    finite = np.isfinite(frame[list(BANDS)].to_numpy()).all(axis=1)
+    norm = frame["norm"].to_numpy()
+    wrong = ~finite | ~(norm > 0) | ~(norm <= MAX_NORM)
+    if wrong.any():
+        names = frame.loc[wrong, "gauge_id"].tolist()
+        raise UserError(
+            f"{year}: the vectors of {', '.join(names[:5])} ({len(names)} basins) are not finite, "
+            "or of a length that no mean of AlphaEarth vectors has: nothing of the year was "
+            "stored; fetch it again, or by another route"
+        )
 
 
 def _content_hash(gauge_id: str, year: int | None, version: str, vector: np.ndarray) -> str:

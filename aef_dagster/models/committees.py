@@ -17,13 +17,15 @@ if TYPE_CHECKING:
 Weights = dict[str, NDArray[np.float32]]
 
 
-def united(networks: Sequence["Trained"]) -> "Trained":
+def united(networks: Sequence["Trained"], *, side_by_side: bool = False) -> "Trained":
     """What training a job gave, from what it gave for each of its networks.
 
     Parameters
     ----------
     networks
         In their order.
+    side_by_side
+        They were trained at the same time, so that their seconds are not to be added up.
 
     Returns
     -------
@@ -50,7 +52,7 @@ def united(networks: Sequence["Trained"]) -> "Trained":
             for row in network.curve
         ]
         update, basin_days = curve[-1]["update"], curve[-1]["basin_days"]
-        seconds += network.seconds
+        seconds += 0.0 if side_by_side else network.seconds
     simulations = np.stack([network.simulation for network in networks])
     return replace(
         networks[0],
@@ -58,7 +60,7 @@ def united(networks: Sequence["Trained"]) -> "Trained":
         curve=curve,
         updates=sum(network.updates for network in networks),
         best_update=sum(network.best_update for network in networks),
-        seconds=seconds,
+        seconds=max(network.seconds for network in networks) if side_by_side else seconds,
         simulation=simulations.mean(axis=0, dtype=np.float64).astype(np.float32),
     )
 

@@ -191,8 +191,9 @@ def _work_off(
             left, worker.jobs = list(worker.jobs.values()), {}
             messages = [(job, message | {"event": "failed", "traceback": ""}) for job in left]
         elif message["event"] == "progress":
-            if on_progress is not None:
-                on_progress(_progress(worker.jobs[message["job"]], message))
+            job = worker.jobs.get(message["job"])
+            if on_progress is not None and job is not None:
+                on_progress(_progress(job, message))
             continue
         else:
             messages = [(worker.jobs.pop(message["job"]), message)]

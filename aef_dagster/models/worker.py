@@ -102,6 +102,8 @@ class _Desk:
         self._told: dict[str, tuple[float, str]] = {}
         # By job and network: updates made.
         self._made: dict[str, dict[int, int]] = {}
+        # Jobs done or failed: of these nobody wants to hear any more.
+        self._ended: set[str] = set()
 
     def unfinished(self, job: TrainingJob, network: int) -> "UnfinishedFile":
         """Where the state of one of the job's networks is kept."""
@@ -149,12 +151,16 @@ class _Desk:
             The states from which some of them went on.
         engine
             Who trained, and how.
+
+        On a GPU the networks of a job train side by side, and each carries the group's seconds.
         """
         from aef_dagster.models.checkpoints import write_checkpoint
         from aef_dagster.models.committees import united
         from aef_dagster.models.scoring import score_rows, simulation_table
 
-        job, trained = inputs.job, united(networks)
+        side_by_side = engine["engine"] == "gpu"
+        job, trained = inputs.job, united(networks, side_by_side=side_by_side)
+        spent = max if side_by_side else sum
         dates = self.data.dates[inputs.test]
         observed = self.data.streamflow[inputs.target_rows, inputs.test]
         self.report(job, "save", trained.updates, trained.updates)
@@ -173,7 +179,7 @@ class _Desk:
                 "best_update": trained.best_update,
                 "resumed_at": sum(state.update for state in resumed) if resumed else None,
                 "resumed_from": resumed[-1].record["engine"] if resumed else None,
-                "resumed_s": round(sum(state.seconds for state in resumed), 2),
+                "resumed_s": round(spent([state.seconds for state in resumed] or [0.0]), 2),
                 "donors_left_out": trained.donors_left_out,
             }
             | {"precision": job.precision}
@@ -196,6 +202,10 @@ class _Desk:
         self._tell(job, "failed", error=told, traceback=trace)
 
     def _tell(self, job: TrainingJob, event: str, **told: Any) -> None:
+        if job.hash in self._ended:
+            return  # another of its networks has failed, and that was told
+        if event != "progress":
+            self._ended.add(job.hash)
         self._channel.write(json.dumps({"event": event, "job": job.hash} | told) + "\n")
         self._channel.flush()
 

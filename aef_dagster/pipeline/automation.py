@@ -20,6 +20,7 @@ from aef_dagster.settings import Settings
 EMBEDDINGS = dg.AssetKey("aef_embeddings")
 MODELS = dg.AssetKey("basin_models")
 DRIFT = dg.AssetKey("donor_drift")
+FETCH = "fetch_aef_years"
 # Which edition of a year the source had when it was fetched: metadata of each year.
 SOURCE_VERSION = "source_version"
 
@@ -65,7 +66,7 @@ def build_automation(settings: Settings) -> Automation:
         The setting for the schedule's times is no cron expression.
     """
     fetch = dg.define_asset_job(
-        "fetch_aef_years",
+        FETCH,
         selection=[EMBEDDINGS],
         description="Fetch years of AlphaEarth, a run each.",
     )
@@ -82,6 +83,9 @@ def build_automation(settings: Settings) -> Automation:
         context: dg.ScheduleEvaluationContext, embeddings: EmbeddingsResource
     ) -> Iterator[dg.RunRequest | dg.SkipReason]:
         source = embeddings.open()
+        if fetching(context.instance):
+            yield dg.SkipReason("years are being fetched right now; asked again next time")
+            return
         wanted = wanted_years(context.instance, source)
         asked_at = f"{context.scheduled_execution_time:%Y%m%dT%H%M}"
         for year, reason in wanted.items():
@@ -131,21 +135,24 @@ def build_automation(settings: Settings) -> Automation:
     return Automation([fetch, train], [new_aef_years], [refresh, retrain_moved_basins])
 
 
+def fetching(instance: dg.DagsterInstance) -> bool:
+    """Whether a run is at work on embeddings: which years, only its config may say."""
+    return any(
+        EMBEDDINGS in (run.asset_selection or ()) or run.job_name == FETCH
+        for run in instance.get_runs(dg.RunsFilter(statuses=UNFINISHED))
+    )
+
+
 def wanted_years(instance: dg.DagsterInstance, source: EmbeddingSource) -> dict[str, str]:
     """Years to fetch, and why: those missing here, or of another edition at the source now.
 
-    Years that a run is at work on, and a running year that has no partition yet, are left out.
+    A running year, which has no partition yet, is left out.
     """
     stored = instance.get_materialized_partitions(EMBEDDINGS)
-    at_work = {
-        run.tags.get("dagster/partition")
-        for run in instance.get_runs(dg.RunsFilter(statuses=UNFINISHED))
-        if EMBEDDINGS in (run.asset_selection or {EMBEDDINGS})
-    }
     wanted, offered = {}, source.years()
     for key in aef_years.get_partition_keys():
         year = int(key)
-        if year not in offered or key in at_work:
+        if year not in offered:
             continue
         if key not in stored:
             wanted[key] = "missing here"
@@ -157,7 +164,7 @@ def wanted_years(instance: dg.DagsterInstance, source: EmbeddingSource) -> dict[
 def _cron(settings: Settings) -> str:
     """The setting, once Dagster has taken it."""
     try:
-        dg.ScheduleDefinition(job_name="fetch_aef_years", cron_schedule=settings.new_years_cron)
+        dg.ScheduleDefinition(job_name=FETCH, cron_schedule=settings.new_years_cron)
     except dg.DagsterInvalidDefinitionError:
         raise UserError(
             f"AEF_NEW_YEARS_CRON={settings.new_years_cron!r} is no cron expression: five fields, "
@@ -181,6 +188,9 @@ def _nothing_new(source: EmbeddingSource) -> str:
     if not years:
         return "the source has a finished mean only, no years"
     finished = [year for year in years if str(year) in partitions]
-    told = f"all {len(finished)} years of the source are here: {finished[0]} to {finished[-1]}"
+    told = [f"all {len(finished)} years of the source are here"]
+    if finished:
+        told = [f"{told[0]}: {finished[0]} to {finished[-1]}"]
     running = [str(year) for year in years if str(year) not in partitions]
-    return told + (f"; {', '.join(running)} is not over yet" if running else "")
+    told += [f"{', '.join(running)} is not over yet"] if running else []
+    return "; ".join(told)

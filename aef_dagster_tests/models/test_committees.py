@@ -136,3 +136,35 @@ def test_groups_train_all_networks_of_a_job(toy, job, make_job, tmp_path):
     np.testing.assert_allclose(checkpoint.simulation()["sim"], by_cpu.simulation[0], atol=2e-3)
     assert sorted(checkpoint.weights()) == sorted(by_cpu.weights)
     assert len(checkpoint.curve()) == 6
+
+
+def test_a_job_whose_network_failed_is_told_of_once_and_costs_no_other(
+    toy, job, make_job, tmp_path
+):
+    """One of three networks diverges, the others go on: nothing more is heard of the job."""
+    toy.save(tmp_path / "data")
+    data, channel = TrainingData.open(tmp_path / "data"), io.StringIO()
+    for folder in ("checkpoints", "scratch"):
+        (tmp_path / folder).mkdir()
+    desk = worker._Desk(channel, data, tmp_path / "checkpoints", tmp_path / "scratch", 0.0)
+    first, *_ = prepare(job, toy).of_networks()
+    spoiled = cpu.Training(first).state()
+    for name, array in spoiled.arrays.items():
+        if name.startswith("weights."):
+            array[:] = np.nan
+    desk.keep(first, spoiled)
+    other = make_job(seed=5)
+    worker.train_together([job, other], desk, "cpu")
+    told = [json.loads(line) for line in channel.getvalue().splitlines()]
+    of_job = [message["event"] for message in told if message["job"] == job.hash]
+    assert of_job.count("failed") == 1
+    assert of_job[-1] == "failed"
+    assert [m["event"] for m in told if m["job"] == other.hash][-1] == "done"
+
+
+def test_seconds_of_networks_side_by_side_are_not_added_up(toy, job):
+    networks = [cpu.train(each) for each in prepare(job, toy).of_networks()]
+    longest = max(each.seconds for each in networks)
+    together = united(networks, side_by_side=True)
+    assert together.seconds == longest
+    assert max(row["seconds"] for row in together.curve) <= round(longest, 2)

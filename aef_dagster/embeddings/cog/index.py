@@ -18,6 +18,8 @@ from aef_dagster.embeddings.cog.remote import NotThereError, RefusedError, Remot
 from aef_dagster.errors import DataFileError, UserError
 
 NAMES = ("aef_index.parquet", "aef_index.csv")
+# A schedule has a minute, and a silent address takes 15 s a try.
+INDEX_TRIES = 3
 # The outlines are not read: they are cut at the meridians of the zones, the tiles are not.
 SIDES = ("utm_west", "utm_south", "utm_east", "utm_north")
 COLUMNS = ("path", "year", "crs", *SIDES)
@@ -54,7 +56,7 @@ class TileIndex:
         name = table["path"].str.split("/").str[-3:].str.join("/")
         x = np.sort(table[["utm_west", "utm_east"]].to_numpy(dtype=float), axis=1)
         y = np.sort(table[["utm_south", "utm_north"]].to_numpy(dtype=float), axis=1)
-        version = table[VERSION_COLUMN].astype(str) if VERSION_COLUMN in table else ""
+        version = table[VERSION_COLUMN].fillna("").astype(str) if VERSION_COLUMN in table else ""
         tiles = pd.DataFrame(
             {
                 "name": name.to_numpy(),
@@ -119,7 +121,10 @@ def open_index(remote: Remote, address: str, folder: Path) -> TileIndex:
         told = json.loads(note.read_text()) if file.exists() and note.exists() else {}
         try:
             answer = remote.get(
-                f"{address}/{name}", known=(told.get("etag"), told.get("last_modified"))
+                f"{address}/{name}",
+                known=(told.get("etag"), told.get("last_modified")),
+                # Another address may have it: waiting long for this one would hold that up.
+                tries=INDEX_TRIES,
             )
         except NotThereError:
             continue

@@ -96,13 +96,11 @@ def read_outlines(file: Path, gauge_ids: Sequence[str]) -> dict[str, Any]:
     except (ValueError, OSError) as error:
         raise DataFileError(file, f"the outlines cannot be read: {error}") from None
     frame = frame.set_index("gauge_id")
-    unknown = [gauge_id for gauge_id in gauge_ids if gauge_id not in frame.index]
-    if unknown:
-        raise DataFileError(
-            file, f"has no outline of {', '.join(unknown[:5])} ({len(unknown)} basins)"
-        )
-    shapes = _polygons(shapely.make_valid(frame.loc[list(gauge_ids), "geometry"].to_numpy()))
-    return dict(zip(gauge_ids, shapes, strict=True))
+    known = [gauge_id for gauge_id in gauge_ids if gauge_id in frame.index]
+    if gauge_ids and not known:
+        raise DataFileError(file, f"has no outline of any of the {len(gauge_ids)} basins")
+    shapes = _polygons(shapely.make_valid(frame.loc[known, "geometry"].to_numpy()))
+    return dict(zip(known, shapes, strict=True))
 
 
 def split(outline: Any, zones: dict[int, Zone]) -> Split:

@@ -145,6 +145,7 @@ class Remote:
         *,
         identity: str | None = None,
         known: tuple[str | None, str | None] = (None, None),
+        tries: int = TRIES,
     ) -> Answer:
         """One file, or a range of it.
 
@@ -158,6 +159,8 @@ class Remote:
             That of the file begun with.
         known
             ETag and Last-Modified of the copy at hand, if any.
+        tries
+            How often, before it is given up.
 
         Raises
         ------
@@ -170,15 +173,15 @@ class Remote:
         DamagedError
             The file ends before the range begins.
         UserError
-            Still no whole answer after `TRIES` tries.
+            Still no whole answer after so many tries.
         """
-        for number in range(1, TRIES + 1):
+        for number in range(1, tries + 1):
             try:
                 with self._gate:
                     return self._once(url, span, identity, known)
             except _TryAgainError as trouble:
                 reason, wait = str(trouble), trouble.wait_s
-            if number == TRIES:
+            if number == tries:
                 break
             with self._lock:
                 self.retries += 1

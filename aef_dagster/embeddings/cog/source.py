@@ -5,10 +5,11 @@ basins are still to do, the table of the year.
 Not here: how one tile is read (reading.py) and what it is made of (the other modules).
 """
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -29,6 +30,8 @@ Report = Callable[[int, int, int], None]
 UNKNOWN = "unknown"
 
 # Times that basins are read again because a tile was replaced since they were.
+# What the index says is asked again after this long.
+INDEX_GOOD_FOR_S = 300.0
 ROUNDS = 3
 
 
@@ -78,6 +81,7 @@ class CogSource:
         self.polygons, self.scratch = Path(polygons), Path(scratch)
         self.addresses = tuple(address.rstrip("/") for address in addresses)
         self.connections, self.min_pixels = connections, min_pixels
+        self._indexes: dict[str, tuple[float, TileIndex]] = {}
 
     def years(self) -> tuple[int, ...]:
         """Years of the first address that answers, ascending.
@@ -131,9 +135,11 @@ class CogSource:
             a server does not answer; the message names address and basin.
         """
         outlines = read_outlines(self.polygons, gauge_ids)
-        return self._first(
+        found: EmbeddingYear = self._first(
             lambda index, remote: self._fetch(index, remote, year, outlines, report), str(year)
         )
+        without_outline = tuple(g for g in gauge_ids if g not in outlines)
+        return replace(found, missing=(*found.missing, *without_outline))
 
     def fetch_mean(self, gauge_ids: Sequence[str]) -> EmbeddingYear:
         """Not offered: tiles are of years.
@@ -151,13 +157,21 @@ class CogSource:
         for address in self.addresses:
             with Remote(self.connections) as remote:
                 try:
-                    return ask(open_index(remote, address, self.scratch / "index"), remote)
+                    return ask(self._index(remote, address), remote)
                 except RefusedError as refusal:
                     refusals.append(str(refusal))
         raise UserError(
             f"no address gives tiles ({what}): {'; '.join(refusals)}; check the connection, and "
             "AEF_COG_ADDRESSES"
         )
+
+    def _index(self, remote: Remote, address: str) -> TileIndex:
+        """The index of an address, asked for anew after some minutes only."""
+        opened, index = self._indexes.get(address, (-math.inf, None))
+        if index is None or time.monotonic() - opened > INDEX_GOOD_FOR_S:
+            index = open_index(remote, address, self.scratch / "index")
+            self._indexes[address] = time.monotonic(), index
+        return index
 
     def _fetch(
         self,

@@ -146,7 +146,13 @@ def read_header(read: ReadRange) -> Header:
     NotATileError
         This is no Cloud-Optimised GeoTIFF of 64 bands of signed bytes.
     """
-    file = _Window(read)
+    try:
+        return _header(_Window(read))
+    except (KeyError, ValueError, IndexError, ZeroDivisionError, OverflowError, struct.error) as e:
+        raise NotATileError(f"its header makes no sense ({type(e).__name__}: {e})") from None
+
+
+def _header(file: "_Window") -> Header:
     order = {b"II": "<", b"MM": ">"}.get(file.bytes(0, 2))
     if order is None:
         raise NotATileError("it does not begin as a TIFF file does")
@@ -155,12 +161,13 @@ def read_header(read: ReadRange) -> Header:
         raise NotATileError("it does not begin as a TIFF file does")
     big = version == 43
     (place,) = file.numbers(order + ("Q" if big else "I"), 8 if big else 4)
-    directories = []
+    directories, passed = [], 0
     while place:
         tags, place = _directory(file, order, place, big)
+        passed += 1
         if tags.get(_SUBFILE, (0,))[0] in (0, 1):  # others are masks
             directories.append(tags)
-        if len(directories) > 64:
+        if passed > 64:
             raise NotATileError("its headers go round in a circle")
     if not directories:
         raise NotATileError("it has no image")

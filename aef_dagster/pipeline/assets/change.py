@@ -12,10 +12,17 @@ import pandas as pd
 from aef_dagster.embeddings import stability
 from aef_dagster.embeddings.bands import BANDS
 from aef_dagster.pipeline import metadata
-from aef_dagster.pipeline.assets import embeddings, similarity
+from aef_dagster.pipeline.assets.embeddings import GROUP as EMBEDDINGS
+from aef_dagster.pipeline.assets.similarity import GROUP as SIMILARITY
 from aef_dagster.pipeline.automation import when_inputs_change
+from aef_dagster.pipeline.choices import CHOICES, as_last_chosen, choices_of
 from aef_dagster.pipeline.config import DEFAULT_K, DonorDrift
-from aef_dagster.pipeline.resources import HomeResource, PlatformResource, WarehouseResource
+from aef_dagster.pipeline.resources import (
+    EmbeddingsResource,
+    HomeResource,
+    PlatformResource,
+    WarehouseResource,
+)
 from aef_dagster.pipeline.versions import frame_version
 from aef_dagster.similarity import drift
 from aef_dagster.storage.tables import donor_frame, marks, require_rows
@@ -25,10 +32,12 @@ SPACE = "aef"
 
 
 @dg.asset(
-    group_name=embeddings.GROUP, kinds={"duckdb"}, code_version="1",
+    group_name=EMBEDDINGS, kinds={"duckdb"}, code_version="1",
     deps=[dg.AssetDep("aef_embeddings", partition_mapping=dg.AllPartitionMapping()), "basins"],
 )  # fmt: skip
-def embedding_stability(home: HomeResource, warehouse: WarehouseResource):
+def embedding_stability(
+    home: HomeResource, embeddings: EmbeddingsResource, warehouse: WarehouseResource
+):
     """How much each basin's embedding changes from year to year.
 
     Contents: per basin the mean cosine between neighbouring years, drift between its first and last
@@ -39,7 +48,9 @@ def embedding_stability(home: HomeResource, warehouse: WarehouseResource):
     home.open()
     store = warehouse.open()
     yearly = store.frame(
-        f"SELECT gauge_id, year, surrogate, sample, {', '.join(BANDS)} FROM aef_embeddings"
+        f"SELECT gauge_id, year, surrogate, sample, {', '.join(BANDS)} FROM aef_embeddings "
+        "WHERE route = ?",
+        [embeddings.open().route],
     )
     require_rows(yearly, "aef_embeddings", "aef_embeddings")
     steps = stability.year_to_year(yearly)
@@ -73,20 +84,23 @@ def embedding_stability(home: HomeResource, warehouse: WarehouseResource):
 
 
 @dg.asset(
-    group_name=similarity.GROUP, kinds={"duckdb"}, code_version="1",
+    group_name=SIMILARITY, kinds={"duckdb"}, code_version="1",
     deps=[dg.AssetKey(["donors", SPACE])], automation_condition=when_inputs_change(),
 )  # fmt: skip
 def donor_drift(
-    config: DonorDrift, home: HomeResource, warehouse: WarehouseResource, platform: PlatformResource
-):
+    context: dg.AssetExecutionContext, config: DonorDrift, home: HomeResource,
+    warehouse: WarehouseResource, platform: PlatformResource,
+):  # fmt: skip
     """How each target's first k donors by AlphaEarth changed when they last did.
 
     Contents: per target the Jaccard index of its k donors before and after, correlation of their
     ranks, who entered and who left, and whether it `moved`: its Jaccard index is below the
-    threshold, so that a model trained on the new donors would be another one. Nothing is trained
-    here; the sensor `retrain_moved_basins`, off unless you switch it on, does that.
+    threshold, so that a model trained on the new donors would be another one. Only the last change
+    counts: small ones one after another do not add up. Nothing is trained here; the sensor
+    `retrain_moved_basins`, off unless you switch it on, does that.
     """
     home.open()
+    config = as_last_chosen(context, config)
     store = warehouse.open()
     after = donor_frame(store, SPACE)
     before = store.frame(
@@ -108,6 +122,7 @@ def donor_drift(
             "dagster/row_count": len(table),
             "k": k,
             "threshold": config.threshold,
+            CHOICES: choices_of(config),
             "moved": len(moved),
             "in_one_ranking_only": len(table) - len(both),
             **metadata.numbers(

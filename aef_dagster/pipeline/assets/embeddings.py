@@ -14,10 +14,11 @@ from aef_dagster.embeddings.bands import BANDS
 from aef_dagster.embeddings.pooling import pool_years
 from aef_dagster.embeddings.sources import EmbeddingSource
 from aef_dagster.embeddings.stability import year_to_year
-from aef_dagster.embeddings.yearly import EmbeddingYear
+from aef_dagster.embeddings.yearly import EmbeddingYear, refuse_unusable
 from aef_dagster.errors import UserError
 from aef_dagster.pipeline import metadata
 from aef_dagster.pipeline.automation import SOURCE_VERSION, when_inputs_change
+from aef_dagster.pipeline.choices import CHOICES, as_last_chosen, choices_of
 from aef_dagster.pipeline.config import EmbeddingPooling, EmbeddingYears, chosen
 from aef_dagster.pipeline.partitions import aef_years, asked_partitions
 from aef_dagster.pipeline.resources import EmbeddingsResource, HomeResource, WarehouseResource
@@ -44,8 +45,8 @@ coverage = dg.AssetCheckSpec(
 same_edition = dg.AssetCheckSpec(
     "same_edition",
     asset="aef_embeddings",
-    description="All years are of one version of the dataset, and by one route: vectors of others "
-    "are not comparable to the last digit.",
+    description="All years are of one version of the dataset: vectors of others are not comparable "
+    "to the last digit.",
 )
 like_its_neighbour = dg.AssetCheckSpec(
     "like_its_neighbour",
@@ -97,6 +98,7 @@ def aef_embeddings(
             try:
                 edition = source.version(year)
                 fetched = source.fetch(year, gauge_ids, report)
+                refuse_unusable(year, fetched)
             except UserError as error:  # one bad year does not cost the others
                 bad[str(year)] = str(error)
                 continue
@@ -106,6 +108,8 @@ def aef_embeddings(
             store.replace("aef_embeddings", stamped, year=year)
             bytes_read += int(fetched.frame["bytes_read"].fillna(0).sum())
             progress.at(basins_done, bytes_read=bytes_read)
+            # The edition that was read: of several addresses another may have stood in.
+            edition = str(fetched.provenance.get("edition", edition))
             yield _fetched_year(context.asset_key, year, fetched, edition)
     yield dg.AssetCheckResult(
         asset_key=context.asset_key,
@@ -113,9 +117,9 @@ def aef_embeddings(
         passed=not bad,
         metadata={"years": len(years), **bad},
     )
-    yield _coverage(context.asset_key, store)
-    yield _same_edition(context.asset_key, store)
-    yield _like_its_neighbour(context.asset_key, store)
+    yield _coverage(context.asset_key, store, source.route)
+    yield _same_edition(context.asset_key, store, source.route)
+    yield _like_its_neighbour(context.asset_key, store, source.route)
     if bad:
         raise dg.Failure(
             f"{len(bad)} of {len(years)} years failed, the others are kept. "
@@ -130,8 +134,8 @@ def aef_embeddings(
     deps=[dg.AssetDep(aef_embeddings, partition_mapping=dg.AllPartitionMapping())],
 )  # fmt: skip
 def basin_embedding(
-    config: EmbeddingPooling, home: HomeResource, embeddings: EmbeddingsResource,
-    warehouse: WarehouseResource,
+    context: dg.AssetExecutionContext, config: EmbeddingPooling, home: HomeResource,
+    embeddings: EmbeddingsResource, warehouse: WarehouseResource,
 ):  # fmt: skip
     """One vector per basin: the years pooled.
 
@@ -141,6 +145,7 @@ def basin_embedding(
     mean) is taken as it is, and `years` says so.
     """
     home.open()
+    config = as_last_chosen(context, config)
     store, source = warehouse.open(), embeddings.open()
     how = chosen(config.pooling)
     yearly = _years_of_source(store, source)
@@ -162,6 +167,7 @@ def basin_embedding(
             "dagster/row_count": len(table),
             "years": ", ".join(sorted(table["years"].unique())),
             "pooling": how,
+            CHOICES: choices_of(config),
             "route": ", ".join(sorted(table["route"].unique())),
             "source_files": ", ".join(sorted(set(yearly["source_file"]))),
             "source_sha256": ", ".join(sorted(set(yearly["source_sha256"]))),
@@ -217,12 +223,13 @@ def _fetched_year(
     )
 
 
-def _coverage(key: dg.AssetKey, store: Warehouse) -> dg.AssetCheckResult:
-    """Of all years in the table, not only of those this run fetched."""
+def _coverage(key: dg.AssetKey, store: Warehouse, route: str) -> dg.AssetCheckResult:
+    """Of all years of the route, not only of those this run fetched."""
     missing = store.frame(
         "SELECT years.year, count(*) AS n, string_agg(gauge_id, ', ') AS basins "
-        "FROM (SELECT DISTINCT year FROM aef_embeddings) years CROSS JOIN basins "
-        "ANTI JOIN aef_embeddings USING (gauge_id, year) GROUP BY years.year ORDER BY years.year"
+        "FROM (SELECT DISTINCT year FROM aef_embeddings WHERE route = ?) years CROSS JOIN basins "
+        "ANTI JOIN aef_embeddings USING (gauge_id, year) GROUP BY years.year ORDER BY years.year",
+        [route],
     )
     told = {str(row.year): str(row.basins)[:200] for row in missing.itertuples()}
     return dg.AssetCheckResult(
@@ -234,13 +241,14 @@ def _coverage(key: dg.AssetKey, store: Warehouse) -> dg.AssetCheckResult:
     )
 
 
-def _same_edition(key: dg.AssetKey, store: Warehouse) -> dg.AssetCheckResult:
-    """Of all years in the table."""
+def _same_edition(key: dg.AssetKey, store: Warehouse, route: str) -> dg.AssetCheckResult:
+    """Of all years of the route."""
     found = store.frame(
-        "SELECT dataset_version, route, string_agg(DISTINCT year::VARCHAR, ', ') AS years "
-        "FROM aef_embeddings GROUP BY ALL ORDER BY ALL"
+        "SELECT dataset_version, string_agg(DISTINCT year::VARCHAR, ', ') AS years "
+        "FROM aef_embeddings WHERE route = ? GROUP BY ALL ORDER BY ALL",
+        [route],
     )
-    told = {f"{row.dataset_version}, {row.route}": str(row.years) for row in found.itertuples()}
+    told = {str(row.dataset_version): str(row.years) for row in found.itertuples()}
     return dg.AssetCheckResult(
         asset_key=key,
         check_name=same_edition.name,
@@ -250,12 +258,16 @@ def _same_edition(key: dg.AssetKey, store: Warehouse) -> dg.AssetCheckResult:
     )
 
 
-def _like_its_neighbour(key: dg.AssetKey, store: Warehouse) -> dg.AssetCheckResult:
-    """Of all years in the table that have the year before beside them."""
-    frame = store.frame(f"SELECT gauge_id, year, {', '.join(BANDS)} FROM aef_embeddings")
+def _like_its_neighbour(key: dg.AssetKey, store: Warehouse, route: str) -> dg.AssetCheckResult:
+    """Of all years of the route that have the year before beside them."""
+    frame = store.frame(
+        f"SELECT gauge_id, year, {', '.join(BANDS)} FROM aef_embeddings WHERE route = ?", [route]
+    )
     several = frame["year"].nunique() > 1
-    steps = year_to_year(frame) if several else pd.DataFrame({"year_to": [], "cosine": []})
-    cosines = steps.groupby("year_to")["cosine"].median()
+    steps = (
+        year_to_year(frame) if several else pd.DataFrame({"year_to": [], "cosine": [], "gap": []})
+    )
+    cosines = steps[steps["gap"] == 1].groupby("year_to")["cosine"].median()
     return dg.AssetCheckResult(
         asset_key=key,
         check_name=like_its_neighbour.name,

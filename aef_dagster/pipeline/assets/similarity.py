@@ -13,6 +13,7 @@ import pandas as pd
 from aef_dagster.embeddings.pooling import stacked
 from aef_dagster.pipeline import metadata
 from aef_dagster.pipeline.automation import when_inputs_change
+from aef_dagster.pipeline.choices import CHOICES, as_last_chosen, choices_of
 from aef_dagster.pipeline.config import AefSimilarity, RandomSimilarity
 from aef_dagster.pipeline.resources import HomeResource, WarehouseResource
 from aef_dagster.pipeline.versions import frame_version
@@ -119,11 +120,13 @@ def _pair(space: str) -> list:
         "only, never flow. Grain: one row a pair of basins.",
     )  # fmt: skip
     def similarity(
+        context: dg.AssetExecutionContext,
         config: config_class,  # type: ignore[valid-type]
         home: HomeResource,
         warehouse: WarehouseResource,
     ):
         home.open()
+        config = as_last_chosen(context, config)
         store = warehouse.open()
         matrix, gauge_ids = measure(store, config)
         table = similarity_long(matrix, gauge_ids).assign(space=space)
@@ -136,6 +139,7 @@ def _pair(space: str) -> list:
                 "basins": len(gauge_ids),
                 "median_cosine": float(table["cosine"].median()),
                 **_choices(config),
+                CHOICES: choices_of(config),
                 **marks(store, space),
                 "map_of_similarity": metadata.heatmap(
                     matrix, f"{metadata.marked(marks(store, space))}similarity in `{space}`"
@@ -183,14 +187,15 @@ def _replace_donors(store: Warehouse, space: str, ranked: pd.DataFrame) -> None:
     """Write the ranking; the one before it stays beside, for `donor_drift`, if it was another."""
     with store.write() as connection:
         before = connection.execute("SELECT * FROM donors WHERE space = ?", [space]).df()
-        if len(before) and frame_version(before) != frame_version(_as_stored(ranked)):
+        # Last digits of a cosine may change where no rank does: that moves nobody's donors.
+        if len(before) and _ranking(before) != _ranking(ranked):
             replace_slice(connection, "donors_before", before, space=space)
         replace_slice(connection, "donors", ranked, space=space)
 
 
-def _as_stored(ranked: pd.DataFrame) -> pd.DataFrame:
-    """The types that DuckDB gives back."""
-    return ranked.astype({"rank": "int32", "cosine": "float32"})
+def _ranking(ranked: pd.DataFrame) -> str:
+    """A hash of who is whose donor at which rank."""
+    return frame_version(ranked[["gauge_id", "rank", "donor_id"]].astype({"rank": "int64"}))
 
 
 def _choices(config: Any) -> dict[str, str]:

@@ -64,4 +64,5 @@ def server(world):
 def source(server, outlines, tmp_path, monkeypatch):
     """A source on the server, in a hurry."""
     monkeypatch.setattr(remote, "FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr("aef_dagster.embeddings.cog.source.INDEX_GOOD_FOR_S", 0.0)
     return CogSource(outlines, tmp_path / "scratch", addresses=[server.address], connections=4)

@@ -186,5 +186,8 @@ def test_outlines_that_are_not_there(server, tmp_path, outlines):
     with pytest.raises(UserError, match="materialize `basins` first"):
         source.fetch(2020, ["00000001"])
     source = CogSource(outlines, tmp_path, addresses=[server.address])
-    with pytest.raises(UserError, match="no outline of 99999999"):
-        source.fetch(2020, ["00000001", "99999999"])
+    with pytest.raises(UserError, match="has no outline of any of the 1 basins"):
+        source.fetch(2020, ["99999999"])
+    found = source.fetch(2020, ["00000001", "99999999"])  # one without an outline is listed
+    assert found.missing == ("99999999",)
+    assert found.frame["gauge_id"].tolist() == ["00000001"]

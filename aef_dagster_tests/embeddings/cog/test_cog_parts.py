@@ -91,6 +91,10 @@ def test_rows_from_the_south_are_where_gdal_has_them(world):
         (lambda b: b"<html>" + b, "does not begin"),
         (lambda b: b[:3000], "middle of its header"),
         (lambda b: b[:2] + b"\x07" + b[3:], "does not begin"),
+        # Tags with other numbers, values or lengths than any file has.
+        (lambda b: b[:24] + b"\xff" * 400 + b[424:], "."),
+        (lambda b: b[:24] + bytes(400) + b[424:], "."),
+        (lambda b: b[:24] + bytes(range(200)) * 2 + b[424:], "."),
     ],
 )
 def test_what_is_no_tile(world, spoil, said):
