@@ -80,6 +80,33 @@ def test_training_before_preparing_is_one_sentence(aef):
     refused(aef("train", "00901001"), "aef prepare")
 
 
+def test_commands_of_embeddings(aef, tmp_path):
+    assert "download" in aef("embeddings", "--help").stdout
+    real = {"AEF_DATASET": "camels_us", "AEF_SOURCE": "table", "AEF_EMBEDDINGS_DIR": "tables"}
+    refused(aef("embeddings", "years", **real), "tables does not exist", "AEF_EMBEDDINGS_DIR")
+    bands = [f"A{i:02d}" for i in range(64)]
+    table = pd.DataFrame([[1013500, 2018, *[0.1] * 64]], columns=["hru_id", "year", *bands])
+    (tmp_path / "tables").mkdir()
+    table.to_csv(tmp_path / "tables" / "basins_2018.csv", index=False)
+    answer = aef("embeddings", "years", **real)
+    assert answer.stdout.split() == ["2018", "not", "here"]
+    refused(
+        aef("embeddings", "download", "tables", "--url", "http://127.0.0.1:9/x.csv"),
+        "http://127.0.0.1:9/x.csv could not be read",
+    )
+    refused(
+        aef("embeddings", "export", "2020", "--bucket", "b", **real), "set AEF_SOURCE=earth_engine"
+    )
+    refused(
+        aef("embeddings", "export", "2020", "--bucket", "b", AEF_SOURCE="earth_engine"),
+        "set AEF_DATASET=camels_us",
+    )
+    refused(
+        aef("embeddings", "years", AEF_DATASET="camels_us", AEF_SOURCE="earth_engine"),
+        "set AEF_EE_PROJECT",
+    )
+
+
 def test_the_way_of_a_user(aef, tmp_path):
     """Prepare, train, simulate, sync, and each mistake on the way."""
     prepared = aef("prepare")
