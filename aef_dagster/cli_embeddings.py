@@ -87,9 +87,10 @@ def export(
     settings = load_settings()
     if settings.source != "earth_engine":
         raise UserError(f"AEF_SOURCE={settings.source}: set AEF_SOURCE=earth_engine to export")
-    session, source = Session(settings), _source(settings)
-    if not isinstance(source, EarthEngineSource):
+    if settings.dataset == "sample":
         raise UserError("the sample has tables of its own: set AEF_DATASET=camels_us to export")
+    session, source = Session(settings), _source(settings)
+    assert isinstance(source, EarthEngineSource)
     for year in years:
         for task in export_year(source, year, session.basins, bucket=bucket):
             print(f"{year}  {task.state}  {task.id}")
@@ -100,4 +101,7 @@ def export(
 def _source(settings):
     from aef_dagster.pipeline.resources import build_resources
 
-    return build_resources(settings)["embeddings"].open()
+    resource = build_resources(settings)["embeddings"]
+    if settings.dataset == "sample" and not Path(resource.tables).exists():
+        raise UserError("the sample is not made yet: run `aef prepare` or `aef demo` first")
+    return resource.open()

@@ -101,6 +101,7 @@ def test_commands_of_embeddings(aef, tmp_path):
         aef("embeddings", "export", "2020", "--bucket", "b", AEF_SOURCE="earth_engine"),
         "set AEF_DATASET=camels_us",
     )
+    refused(aef("embeddings", "years"), "run `aef prepare` or `aef demo` first")
     refused(
         aef("embeddings", "years", AEF_DATASET="camels_us", AEF_SOURCE="earth_engine"),
         "set AEF_EE_PROJECT",
