@@ -98,7 +98,10 @@ def doctor() -> None:
                 found.append((item.what, "ok" if item.found else "MISSING", _place(item)))
     except UserError as error:
         found.append(("basins", "MISSING", str(error)))
-    if settings.dataset != "sample":
+    if settings.source == "earth_engine" and not Home(settings.home).polygons.exists():
+        later = "asked once `aef prepare` has read the basins, whose outlines it needs"
+        found.append(("embeddings by earth_engine", "later", later))
+    elif settings.dataset != "sample":
         try:
             years = build_resources(settings)["embeddings"].open().years()
             told = f"years {', '.join(map(str, years))}" if years else "a finished mean"

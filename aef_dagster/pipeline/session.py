@@ -79,7 +79,9 @@ class Session:
 
     def prepare(self) -> pd.DataFrame:
         """Everything up to donors, with all years that the source has; a table of what is there."""
-        if self.settings.dataset != "sample":  # the sample's tables are written with its basins
+        # A table that is not there is told at once. The sample's are written with its basins, and
+        # what Earth Engine has depends on where these are.
+        if self.settings.dataset != "sample" and self.settings.source == "table":
             self._source().years()
         self._run(BASIN_ASSETS)
         source = self._source()

@@ -34,11 +34,12 @@ def opened(prepared, tmp_path, monkeypatch):
     isolated(monkeypatch)
     (data,) = {path.parent.parent for path in (prepared / "sample").rglob("camels_name.txt")}
 
-    def opened(**settings) -> Session:
+    def opened(read: bool = True, **settings) -> Session:
         session = Session(
             load_settings(dataset="camels_us", data_dir=data, home=tmp_path / "var", **settings)
         )
-        session._run(["basins"])
+        if read:
+            session._run(["basins"])
         return session
 
     return opened
@@ -139,6 +140,21 @@ def test_earth_engine_becomes_donors(opened, tmp_path):
         assert vector @ truth / np.linalg.norm(vector) / np.linalg.norm(truth) > 0.999
     session._run(["basin_embedding", "similarity/aef", "donors/aef"])
     assert session.warehouse.count("donors") == len(first) * (len(first) - 1)
+
+
+def test_prepare_from_nothing_asks_earth_engine_once_the_basins_are_read(opened, tmp_path):
+    """Its years depend on where the basins are, which nobody knows before."""
+    image = SceneImage(
+        2020, (-180.0, -90.0, 180.0, 90.0), {"DATASET_VERSION": "1.1", "MODEL_VERSION": "2.1"},
+        lambda lon, lat: field(lon, lat, 2020),
+    )  # fmt: skip
+    with running([image], tmp_path / "bucket") as engine:
+        session = opened(
+            source="earth_engine", ee_project="p", ee_url=engine.url, ee_scale=5000.0, read=False
+        )
+        session.prepare()
+    assert set(stored(session, 2020)["route"]) == {"earth_engine"}
+    assert session.warehouse.count("donors") > 0
 
 
 def test_without_a_project_earth_engine_says_what_to_set(opened):

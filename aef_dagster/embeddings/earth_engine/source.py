@@ -232,13 +232,14 @@ class EarthEngineSource:
         asked_at, editions = self._known
         if editions and time.monotonic() - asked_at < KNOWN_FOR_S:
             return editions
-        if not self.polygons.is_file():
-            raise UserError(
-                f"{self.polygons} does not exist: materialize `basins` first, which writes outlines"
-            )
-        west, south, east, north = gpd.read_parquet(self.polygons).total_bounds.tolist()
-        box = (west, south, east, north)
         with self.connected():
+            if not self.polygons.is_file():
+                raise UserError(
+                    f"{self.polygons} does not exist: `aef prepare`, or the asset `basins`, writes "
+                    "the outlines that Earth Engine is asked about"
+                )
+            west, south, east, north = gpd.read_parquet(self.polygons).total_bounds.tolist()
+            box = (west, south, east, north)
             starts = _computed(request.offered(box))
             years = sorted({datetime.fromtimestamp(ms / 1000, UTC).year for ms in starts})
             told = _computed(request.described(years, box)) if years else {}
