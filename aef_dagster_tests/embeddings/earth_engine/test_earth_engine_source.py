@@ -338,7 +338,7 @@ def test_outlines_that_cannot_be_used(engine, polygons, tmp_path):
 
     with pytest.raises(UserError, match="`aef prepare`, or the asset `basins`"):
         source(tmp_path / "none.parquet").years()
-    with pytest.raises(UserError, match="`aef prepare`, or the asset `basins`"):
+    with pytest.raises(UserError, match="materialize `basins` first"):
         source(tmp_path / "none.parquet").fetch(2020, IDS)
     with pytest.raises(UserError, match="none of the 1 basins asked for has an outline"):
         source(polygons).fetch(2020, ["99999999"])
