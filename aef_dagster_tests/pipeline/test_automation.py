@@ -240,6 +240,7 @@ def test_a_source_that_offers_the_running_year_only(world):
     assert f"{running} is not over yet" in skipped(world.schedule_tick())
 
 
+@pytest.mark.slow
 def test_only_trained_basins_whose_donors_moved_are_trained_again(world):
     sensor = world.repository.get_sensor_def("retrain_moved_basins")
     assert sensor.default_status == dg.DefaultSensorStatus.STOPPED

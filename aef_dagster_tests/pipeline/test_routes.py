@@ -142,6 +142,7 @@ def test_earth_engine_becomes_donors(opened, tmp_path):
     assert session.warehouse.count("donors") == len(first) * (len(first) - 1)
 
 
+@pytest.mark.slow
 def test_prepare_from_nothing_asks_earth_engine_once_the_basins_are_read(opened, tmp_path):
     """Its years depend on where the basins are, which nobody knows before."""
     image = SceneImage(
