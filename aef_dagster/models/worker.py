@@ -141,6 +141,8 @@ class _Desk:
     ) -> None:
         """Leave the checkpoint of a trained model, and say so.
 
+        On a GPU the networks of a job train side by side, and each carries the group's seconds.
+
         Parameters
         ----------
         inputs
@@ -151,8 +153,6 @@ class _Desk:
             The states from which some of them went on.
         engine
             Who trained, and how.
-
-        On a GPU the networks of a job train side by side, and each carries the group's seconds.
         """
         from aef_dagster.models.checkpoints import write_checkpoint
         from aef_dagster.models.committees import united

@@ -34,12 +34,17 @@ def picture(svg: str) -> dg.MetadataValue:
     return dg.MetadataValue.md(f"![](data:image/svg+xml;base64,{encoded})")
 
 
+def png(data: bytes, title: str) -> dg.MetadataValue:
+    """A small PNG, shown inline."""
+    encoded = base64.b64encode(data).decode()
+    return dg.MetadataValue.md(f"![{title}](data:image/png;base64,{encoded})")
+
+
 def heatmap(matrix, title: str) -> dg.MetadataValue:
     """A matrix of similarities as a picture, shown inline."""
     from aef_dagster.evaluation.figures import similarity_heatmap_png
 
-    encoded = base64.b64encode(similarity_heatmap_png(matrix, title=title)).decode()
-    return dg.MetadataValue.md(f"![{title}](data:image/png;base64,{encoded})")
+    return png(similarity_heatmap_png(matrix, title=title), title)
 
 
 def numbers(values: dict) -> dict[str, float]:

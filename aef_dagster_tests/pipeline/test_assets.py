@@ -53,6 +53,27 @@ def test_prepare_fills_the_tables(session):
     assert flow["n"][0] == 24
 
 
+def test_stability_and_drift_leave_tables_and_pictures(run, session):
+    result = run("embedding_stability", "donor_drift")
+    assert result.success
+    stability = session.warehouse.frame("SELECT * FROM embedding_stability")
+    assert (len(stability), stability["n_years"].unique().tolist()) == (24, [8])
+    assert stability["mean_cosine"].between(0.5, 1.0).all()
+    assert stability["sample"].all()
+    drift = session.warehouse.frame("SELECT * FROM donor_drift")
+    assert (drift["jaccard"] == 1).all()  # ranked once so far
+    assert not drift["moved"].any()
+    pictures = {
+        "embedding_stability": ["map_of_change", "years_against_years", "bands_against_steps"],
+        "donor_drift": ["map_of_change"],
+    }
+    for asset, names in pictures.items():
+        (told,) = materializations(result, asset)
+        for name in names:
+            assert "data:image/png;base64," in told.metadata[name].value
+        assert told.metadata["sample"].value is True
+
+
 def test_everything_made_from_the_sample_says_so(session):
     assert session.warehouse.frame("SELECT bool_and(sample) AS s FROM basins")["s"][0]
     assert session.warehouse.frame("SELECT bool_and(sample) AS s FROM aef_embeddings")["s"][0]

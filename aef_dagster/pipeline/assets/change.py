@@ -4,8 +4,6 @@ Here: `embedding_stability` (group embeddings) and `donor_drift` (group similari
 Not here: how either is measured (embeddings/stability.py, similarity/drift.py).
 """
 
-import base64
-
 import dagster as dg
 import pandas as pd
 
@@ -169,7 +167,7 @@ def _pictures(yearly: pd.DataFrame, table: pd.DataFrame, store: Warehouse, mark:
             title=f"{mark}bands from year to year",
         ),
     }  # fmt: skip
-    pictures = {name: _inline(name, png_bytes(figure)) for name, figure in figures.items()}
+    pictures = {name: metadata.png(png_bytes(figure), name) for name, figure in figures.items()}
     title = f"{mark}embedding of a year against the next"
     return {"map_of_change": _map(table, "mean_cosine", store, title, "mean cosine"), **pictures}
 
@@ -181,8 +179,4 @@ def _map(
 
     placed = table.merge(store.frame("SELECT gauge_id, lon, lat FROM basins"), on="gauge_id")
     figure = basin_map(placed["lon"], placed["lat"], placed[column], title=title, label=label)
-    return _inline(title, png_bytes(figure))
-
-
-def _inline(name: str, png: bytes) -> dg.MetadataValue:
-    return dg.MetadataValue.md(f"![{name}](data:image/png;base64,{base64.b64encode(png).decode()})")
+    return metadata.png(png_bytes(figure), title)

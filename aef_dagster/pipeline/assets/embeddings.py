@@ -29,7 +29,7 @@ from aef_dagster.storage.warehouse import Warehouse
 
 GROUP = "embeddings"
 
-# Years of the real dataset are more alike than this by far (0.96 to 0.98 between neighbours).
+# Of the real dataset a mean correlation of 0.963 between years is published (arXiv:2602.10354).
 LEAST_MEDIAN_COSINE = 0.9
 
 complete_year = dg.AssetCheckSpec(
