@@ -60,7 +60,7 @@ def main() -> None:
 
 @app.command()
 def demo() -> None:
-    """Run the whole way on the built-in sample: files, embeddings, donors, models, scores.
+    """Run the whole way on the built-in sample: files, donors, models, scores, the study.
 
     The sample is made up (24 basins, 14 years, seeded) and written in the file formats of
     CAMELS-US. In it embeddings know more of the landscape than attributes do: that advantage is
@@ -71,6 +71,8 @@ def demo() -> None:
     _print_table(session.prepare(), "what is there now")
     scores = session.train(session.basins, _training_config(study=DEMO_STUDY))
     _print_scores(scores)
+    found = _study(session, None, [])
+    print(f"the report: {found.page}")
     _print_addresses(session, time.monotonic() - started)
 
 
@@ -195,6 +197,57 @@ def train(
 
 
 @app.command()
+def study(
+    size: Annotated[
+        str | None,
+        typer.Option(
+            help="sample (seconds), small (minutes; never the study's answer), full (a GPU or a "
+            "cluster: thousands of models). Default small; in the sample, sample."
+        ),
+    ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="An experiment to run, by name; may be given several times."),
+    ] = None,
+) -> None:
+    """Run the study: train what its experiments ask for, and write the report.
+
+    Experiments: in_vs_out_of_sample, controls, donor_scaling, cross_regime, regime_model,
+    fusion_ablation, temporal_stability, mechanisms. Stopped or killed, the same command goes on:
+    trained models are reused.
+
+    The findings are printed; the report, one HTML page that needs no network, lies in the home
+    under study/SIZE/index.html.
+    """
+    started = time.monotonic()
+    session = _session(existing=True)
+    found = _study(session, size, only or [])
+    seconds = time.monotonic() - started
+    print(f"the report: {found.page}")
+    print(f"RESULT experiments={len(found.readings)} jobs={found.jobs} reused={found.reused} "
+          f"seconds={seconds:.0f}")  # fmt: skip
+
+
+def _study(session, size: str | None, only: list[str]):
+    """Run a study and print what it found."""
+    from aef_dagster.experiments.sizes import size_named
+    from aef_dagster.pipeline.config import DEFAULT_SIZE
+
+    chosen = size_named(size or DEFAULT_SIZE[session.settings.dataset])
+    found = session.study(chosen, only, lambda words: _stderr().print(f"[bold]study:[/] {words}"))
+    made = ", ".join(found.marks) or "published data"
+    print(f"{chosen.told} Data: {made}.")
+    for reading in found.readings:
+        print(f"\n{reading.title}")
+        for finding in reading.findings:
+            print(_folded(f"- {finding}"))
+        for check in reading.checks:
+            if not check.passed:
+                print(_folded(f"! {check.name}: {check.told}"))
+    return found
+
+
+@app.command()
 def simulate(
     gauge_id: Annotated[str, typer.Argument(help="Gauge id of a trained basin.")],
     space: Annotated[
@@ -280,6 +333,13 @@ def _training_config(**choices):
 
 def _place(item) -> str:
     return f"{item.path}" + (f" ({item.hint})" if item.hint else "")
+
+
+def _folded(text: str) -> str:
+    """A paragraph in lines that a terminal shows whole, without Markdown's quotes."""
+    import textwrap
+
+    return textwrap.fill(text.replace("`", ""), 100, subsequent_indent="  ")
 
 
 def _ends(table) -> tuple[list[str], list[tuple[str, ...]]]:

@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from aef_dagster.evaluation.figures import GRID, png_of
+from aef_dagster.evaluation.figures import CYCLE, GRID, png_of
 
 if TYPE_CHECKING:
+    import geopandas as gpd
+    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -88,6 +90,75 @@ def basin_map(
     )
     axes.set_title(title, fontsize=11, loc="left")
     _graticule(axes, lon, lat)
+    return figure
+
+
+def polygon_map(
+    outlines: "gpd.GeoDataFrame",
+    values: "pd.Series",
+    title: str,
+    label: str,
+    categorical: bool = False,
+) -> "Figure":
+    """The areas of all basins, each filled with the colour of a value.
+
+    Projection and graticule are those of `basin_map`. Larger basins lie below smaller ones, so
+    that a basin inside another can be seen. Basins too small to be seen get a dot as well.
+
+    Parameters
+    ----------
+    outlines
+        Polygons in EPSG:4326 with the gauge_id as index; simplified here to what can be seen.
+    values
+        gauge_id -> value. Outlines without a value, or with a missing one, are grey and counted in
+        the legend; a value without an outline is not drawn.
+    title
+        Above the picture.
+    label
+        Name and unit of the values, beside the colour bar or above the legend.
+    categorical
+        Values are names of groups, each with a colour of its own, sorted in the legend.
+
+    Returns
+    -------
+    Figure
+        As wide as a page, 7.6 inches; the areas are one image inside an SVG.
+
+    Raises
+    ------
+    ValueError
+        More groups than there are colours to tell them apart (21).
+    """
+    from matplotlib.figure import Figure
+
+    west, south, east, north = outlines.total_bounds
+    # A basin is a dot too if it is narrower than 0.7 % of the map, some 4 points of the picture.
+    seen = 0.007 * max(east - west, north - south, 1.0)
+    outlines = outlines.assign(area_deg2=_areas(outlines)).sort_values("area_deg2", ascending=False)
+    found = values.reindex(outlines.index)
+    known = found.notna().to_numpy()
+    figure = Figure(figsize=(7.6, 4.1), dpi=140, layout="constrained")
+    axes = figure.subplots()
+    if categorical:
+        colours, legend = _group_colours(found)
+        axes.legend(handles=legend, title=label, loc="upper left", bbox_to_anchor=(1, 1),
+                    frameon=False, fontsize=8, title_fontsize=8, alignment="left",
+                    ncols=1 + len(legend) // 16)  # fmt: skip
+    else:
+        colours, scale, extend = _value_colours(found)
+        figure.colorbar(scale, ax=axes, shrink=0.8, label=label, extend=extend)
+        if not known.all():
+            axes.legend(handles=[_patch(MISSING, f"no value ({(~known).sum()} basins)")],
+                        loc="lower left", frameon=False, fontsize=8)  # fmt: skip
+    shapes = outlines.geometry.simplify(seen / 20)
+    small = (outlines["area_deg2"] < seen**2).to_numpy()
+    for order, here in enumerate((~known, known)):
+        _draw_areas(axes, shapes[here], colours[here], zorder=2 + 2 * order)
+        dots = outlines.geometry[here & small].representative_point()
+        axes.scatter(dots.x, dots.y, c=colours[here & small], s=9, edgecolors="#333333",
+                     linewidths=0.25, zorder=3 + 2 * order, rasterized=True)  # fmt: skip
+    axes.set_title(title, fontsize=11, loc="left")
+    _graticule(axes, np.array([west, east]), np.array([south, north]))
     return figure
 
 
@@ -258,3 +329,65 @@ def _two_colours(low: str, high: str):
     from matplotlib.colors import ListedColormap
 
     return ListedColormap([low, high])
+
+
+def _areas(outlines: "gpd.GeoDataFrame") -> NDArray:
+    """In square degrees: they order basins and tell small ones, no more is asked of them."""
+    from shapely import area
+
+    return area(outlines.geometry.to_numpy())
+
+
+def _value_colours(values: "pd.Series"):
+    """Colour of each value (grey if missing), the scale for a colour bar, and its pointed ends."""
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    numbers = values.to_numpy(dtype=np.float64)
+    known = numbers[~np.isnan(numbers)]
+    low, high = _limits(known, 0.02)
+    scale = ScalarMappable(Normalize(low, high), COLOURS)
+    scale.cmap.set_bad(MISSING)
+    return scale.to_rgba(np.ma.masked_invalid(numbers)), scale, _beyond(known, low, high)
+
+
+def _group_colours(values: "pd.Series"):
+    """Colour of each basin's group (grey if missing), and the patches of a legend."""
+    from matplotlib.colors import to_rgb, to_rgba_array
+
+    pure = np.array([to_rgb(colour) for colour in CYCLE])
+    # Full, pale and dark: 21 in all.
+    shades = np.concatenate([pure, 0.5 + 0.5 * pure, 0.55 * pure])
+    counts = values.value_counts().sort_index()
+    if len(counts) > len(shades):
+        raise ValueError(f"{len(counts)} groups, but a map tells {len(shades)} apart at most")
+    colour_of = dict(zip(counts.index, shades, strict=False))
+    legend = [_patch(colour_of[name], f"{name} ({n})") for name, n in counts.items()]
+    if values.isna().any():
+        legend.append(_patch(MISSING, f"no value ({values.isna().sum()})"))
+    grey = to_rgb(MISSING)
+    return to_rgba_array([colour_of.get(name, grey) for name in values]), legend
+
+
+def _patch(colour, label: str):
+    from matplotlib.patches import Patch
+
+    return Patch(facecolor=colour, edgecolor="#333333", linewidth=0.3, label=label)
+
+
+def _draw_areas(axes: "Axes", shapes: "gpd.GeoSeries", colours: NDArray, zorder: int) -> None:
+    """Polygons with their holes, as one collection of paths."""
+    import shapely
+    from matplotlib.collections import PathCollection
+    from matplotlib.path import Path
+
+    # Shells one way round and holes the other: so the inside of a hole stays free.
+    turned = shapely.orient_polygons(shapes.to_numpy())
+    paths = [
+        Path.make_compound_path(*map(Path, map(shapely.get_coordinates, shapely.get_rings(shape))))
+        for shape in turned
+    ]
+    axes.add_collection(
+        PathCollection(paths, facecolors=colours, edgecolors="#333333", linewidths=0.2,
+                       zorder=zorder, rasterized=True)  # fmt: skip
+    )

@@ -10,7 +10,10 @@ import pandas as pd
 
 from aef_dagster.basins.periods import Periods
 from aef_dagster.models.jobs import BUDGETS, RECIPES, TrainingJob
-from aef_dagster.similarity.donors import top_k, unknown_basin
+from aef_dagster.similarity.donors import soft_weights, top_k, unknown_basin
+
+# A choice of donors that takes all basins, weighted by their similarity in a space.
+SPACE_OF_SOFT = {"soft_aef": "aef"}
 
 
 def donors_of(ranked: Mapping[str, pd.DataFrame], target: str, k: int) -> tuple[str, ...]:
@@ -32,10 +35,35 @@ def donors_of(ranked: Mapping[str, pd.DataFrame], target: str, k: int) -> tuple[
     return top_k(ranked[target], target, k)
 
 
+def soft_donors_of(
+    ranked: Mapping[str, pd.DataFrame], target: str, k: int
+) -> tuple[tuple[str, ...], tuple[float, ...]]:
+    """All donors of a target, and how much each counts.
+
+    Parameters
+    ----------
+    ranked
+        As for `donors_of`.
+    k
+        As many donors count, effectively, as if k of them counted alike.
+
+    Raises
+    ------
+    UserError
+        The target has no donors.
+    """
+    if target not in ranked:
+        raise unknown_basin(target, list(ranked))
+    rows = ranked[target].sort_values("rank")
+    weights = soft_weights(rows["cosine"].to_numpy(), k)
+    return tuple(rows["donor_id"]), tuple(float(weight) for weight in weights)
+
+
 def plan(
     target: str,
     donors: Sequence[str],
     *,
+    weights: Sequence[float] = (),
     seeds: int,
     dataset: str,
     forcing: str,
@@ -52,6 +80,8 @@ def plan(
 
     Parameters
     ----------
+    weights
+        How much each donor counts, in the order of `donors`; empty = all alike.
     data_version
         Hash of all the data the jobs will see, so that changed data is trained anew and unchanged
         data is not.
@@ -63,6 +93,7 @@ def plan(
             data_version=data_version,
             targets=(target,),
             donors=tuple(donors),
+            donor_weights=tuple(weights),
             role="ungauged",
             periods=periods,
             representation=representation,

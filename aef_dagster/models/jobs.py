@@ -10,7 +10,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any, Self
 
@@ -69,6 +69,8 @@ class Budget:
 
 
 BUDGETS: dict[str, Budget] = {
+    # Of the sample's study: hundreds of models in a minute.
+    "toy": Budget("toy", hidden=16, updates=300, batch=16, window=180),
     "tiny": Budget("tiny", hidden=32, updates=600, batch=16, window=270),
     "donor": Budget("donor", hidden=64, updates=2400, batch=16, window=365),
     "full": Budget("full", hidden=128, updates=3750, batch=16, window=365, networks=4),
@@ -114,6 +116,11 @@ class Recipe:
         The name used in tables.
     scaling
         How numbers are prepared.
+    architecture
+        How the network uses static inputs. "one_layer": an input layer joins them with the weather.
+        "concatenation": they go into the LSTM beside the weather. "ea_lstm": they alone are its
+        input gate (Kratzert et al. 2019, doi:10.5194/hess-23-5089-2019). "experts": several LSTMs
+        of half the size, mixed by weights that follow from them. The last two need some.
     static_layers
         Sizes of layers (tanh) that static inputs pass before they join the weather.
     softplus
@@ -166,6 +173,7 @@ class Recipe:
 
     name: str = "plain"
     scaling: Scaling = field(default_factory=Scaling)
+    architecture: str = "one_layer"
     static_layers: tuple[int, ...] = ()
     softplus: bool = False
     forget_bias: float | None = 3.0
@@ -229,6 +237,7 @@ class Recipe:
 
 DECAY_PER_EPOCH = 0.95
 CHOICES: dict[str, tuple[str, ...]] = {
+    "architecture": ("one_layer", "concatenation", "ea_lstm", "experts"),
     "sampling": ("random", "epochs"),
     "loss": ("nse", "rmse"),
     "schedule": ("one_cycle", "exponential"),
@@ -270,6 +279,36 @@ PAPER = Recipe(
 
 RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (STRONG, PAPER)}
 
+# `STRONG` with other ways to use static inputs: for the comparison of them, not to choose from.
+VARIANTS: dict[str, Recipe] = {
+    recipe.name: recipe
+    for recipe in (
+        replace(STRONG, name="strong+concatenation", architecture="concatenation"),
+        replace(STRONG, name="strong+mlp16", static_layers=(16,)),
+        replace(STRONG, name="strong+mlp64-32", static_layers=(64, 32)),
+        replace(STRONG, name="strong+ea_lstm", architecture="ea_lstm"),
+        replace(STRONG, name="strong+experts", architecture="experts"),
+    )
+}
+
+
+def recipe_named(name: str) -> Recipe:
+    """A recipe of `RECIPES` or `VARIANTS`.
+
+    Raises
+    ------
+    UserError
+        There is none of this name.
+    """
+    known = RECIPES | VARIANTS
+    if name not in known:
+        raise UserError(f"unknown recipe {name!r}: choose one of {', '.join(known)}")
+    return known[name]
+
+
+# Architectures that are nothing without static inputs.
+STEERED = ("ea_lstm", "experts")
+
 
 @dataclass(frozen=True)
 class TrainingJob:
@@ -303,11 +342,16 @@ class TrainingJob:
         where the processor has them. Simulations are in fp32 always.
     sample, surrogate
         Made from generated data; made from a stand-in for AlphaEarth.
+    donor_weights
+        How often windows of each donor are drawn, relative to one another, in the order in which
+        `donors` is given; none = all alike. Statistics and validation count donors alike all the
+        same, those of weight 0 included.
 
     Raises
     ------
     UserError
-        The job would leak, or names no basin, or a basin twice.
+        The job would leak, names no basin or a basin twice, its weights are not one for each donor,
+        or its network is steered by static inputs and the representation has none.
     """
 
     dataset: str
@@ -325,10 +369,13 @@ class TrainingJob:
     precision: str = "fp32"
     sample: bool = False
     surrogate: bool = False
+    donor_weights: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "targets", _sorted_ids(self.targets, "target"))
-        object.__setattr__(self, "donors", _sorted_ids(self.donors, "donor"))
+        in_order = _sorted_ids(self.donors, "donor")
+        object.__setattr__(self, "donor_weights", self._weights_in_order_of(in_order))
+        object.__setattr__(self, "donors", in_order)
         if self.role not in ROLES:
             raise UserError(f"role must be one of {', '.join(ROLES)}, not {self.role!r}")
         if self.precision not in PRECISIONS:
@@ -336,6 +383,12 @@ class TrainingJob:
             raise UserError(f"precision must be one of {known}, not {self.precision!r}")
         if self.threads < 1:
             raise UserError(f"a model needs at least one thread, not {self.threads}")
+        if self.representation == "none" and self.recipe.architecture in STEERED:
+            raise UserError(
+                f"recipe {self.recipe.name!r}: architecture {self.recipe.architecture!r} is "
+                "steered by static inputs, and representation 'none' has none: choose another of "
+                "either"
+            )
         donors = set(self.donors)
         if self.role == "ungauged":
             leaking = [gauge_id for gauge_id in self.targets if gauge_id in donors]
@@ -352,6 +405,30 @@ class TrainingJob:
                     "it to the donors, or give it the role ungauged"
                 )
 
+    def _weights_in_order_of(self, donors: tuple[str, ...]) -> tuple[float, ...]:
+        """The weights of sorted donors, from those of donors as they were given."""
+        if len(self.donor_weights) == 0:
+            return ()
+        if len(self.donor_weights) != len(donors):
+            raise UserError(
+                f"{len(self.donor_weights)} weights for {len(donors)} donors: give one for each"
+            )
+        weights = {g: float(w) for g, w in zip(self.donors, self.donor_weights, strict=True)}
+        wrong = [g for g, w in weights.items() if not (math.isfinite(w) and w >= 0)]
+        if wrong:
+            raise UserError(
+                f"the weight of donor {wrong[0]} is {weights[wrong[0]]}: it must be a number from "
+                "0 up"
+            )
+        if not any(weights.values()):
+            raise UserError("every donor has the weight 0: give at least one a weight above it")
+        if self.recipe.sampling != "random":
+            raise UserError(
+                f"recipe {self.recipe.name!r} sees every window once an epoch, whatever its donor "
+                "weighs: take a recipe with random sampling, or no weights"
+            )
+        return tuple(weights[gauge_id] for gauge_id in donors)
+
     @property
     def learned_until(self) -> str:
         """Last day that weights and statistics may come from."""
@@ -364,6 +441,12 @@ class TrainingJob:
         described = self.to_json() | {"code_version": CODE_VERSION}
         for label in ("sample", "surrogate"):
             del described[label]
+        # Younger than the first trained models: unsaid where it says nothing, so that those are
+        # still found.
+        if not self.donor_weights:
+            del described["donor_weights"]
+        if self.recipe.architecture == "one_layer":
+            del described["recipe"]["architecture"]
         canonical = json.dumps(described, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
@@ -395,6 +478,7 @@ class TrainingJob:
             | {
                 "targets": tuple(described["targets"]),
                 "donors": tuple(described["donors"]),
+                "donor_weights": tuple(described.get("donor_weights", ())),
                 "periods": Periods(**described["periods"]),
                 "recipe": _recipe(described["recipe"]),
                 "budget": Budget(**described["budget"]),

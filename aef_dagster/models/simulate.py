@@ -1,6 +1,6 @@
 """Running a trained model again: any basin, any span of days that the data cover.
 
-Here: the networks of a checkpoint, and their simulation as a table.
+Here: the networks of a checkpoint, their simulation as a table, and how large a network is.
 Not here: training, and the stored simulation of the test period (checkpoints.py).
 """
 
@@ -14,15 +14,16 @@ from aef_dagster.models.checkpoints import Checkpoint
 from aef_dagster.models.committees import parted
 from aef_dagster.models.data import TrainingData
 from aef_dagster.models.inputs import flow_units, refuse_gaps
+from aef_dagster.models.jobs import Recipe
 from aef_dagster.models.scoring import simulation_table
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from aef_dagster.models.engine.network import BasinLSTM
+    from aef_dagster.models.engine.network import BasinNetwork
 
 
-def load_networks(checkpoint: Checkpoint) -> "list[BasinLSTM]":
+def load_networks(checkpoint: Checkpoint) -> "list[BasinNetwork]":
     """The trained networks of a model's checkpoint (not of an ensemble's)."""
     from aef_dagster.models.engine.network import load_arrays
     from aef_dagster.models.engine.running import new_network
@@ -34,6 +35,31 @@ def load_networks(checkpoint: Checkpoint) -> "list[BasinLSTM]":
         load_arrays(network, weights)
         networks.append(network)
     return networks
+
+
+def parameter_count(recipe: Recipe, forcings: int, statics: int, hidden: int) -> int:
+    """Weights that training adjusts in one network.
+
+    Parameters
+    ----------
+    recipe
+        Names the architecture and the static layers.
+    forcings
+        Number of forcing variables.
+    statics
+        Number of static inputs, classes of categories counted one by one (`Scaler.static_size`).
+    hidden
+        Size of the LSTM's state, as of `Budget`.
+
+    Raises
+    ------
+    UserError
+        The architecture needs static inputs, and there are none.
+    """
+    from aef_dagster.models.engine.variants import network_of
+
+    network = network_of(recipe, forcings, statics, hidden)
+    return sum(parameter.numel() for parameter in network.parameters())
 
 
 def predict(

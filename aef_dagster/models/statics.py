@@ -32,7 +32,11 @@ REPRESENTATIONS: tuple[str, ...] = (
     "aef+subsurface",
     "random",
     "shuffled",
+    "aef_first_year",
 )
+
+# The embedding of the first year alone: for networks that are then told another year's.
+FIRST_YEAR = "aef_first_year"
 
 # What no satellite sees from above.
 SUBSURFACE: tuple[str, ...] = (
@@ -57,6 +61,7 @@ COLUMNS: dict[str, dict[str, tuple[str, ...]]] = {
     "attributes+aef": {"attributes": KRATZERT_STATIC, "climate": CLIMATE, "embedding": BANDS},
     "aef+subsurface": {"embedding": BANDS, "attributes": SUBSURFACE},
     "shuffled": {"embedding": BANDS},
+    FIRST_YEAR: {"first_year": BANDS},
 }
 
 
@@ -64,9 +69,10 @@ def static_table(
     representation: str,
     gauge_ids: Sequence[str],
     *,
-    attributes: pd.DataFrame,
-    climate: pd.DataFrame,
-    embedding: pd.DataFrame,
+    attributes: pd.DataFrame | None = None,
+    climate: pd.DataFrame | None = None,
+    embedding: pd.DataFrame | None = None,
+    first_year: pd.DataFrame | None = None,
     seed: int = 0,
 ) -> StaticTable:
     """Static inputs of one representation.
@@ -77,9 +83,10 @@ def static_table(
         A name of `REPRESENTATIONS`.
     gauge_ids
         Basins wanted, in the order wanted.
-    attributes, climate, embedding
+    attributes, climate, embedding, first_year
         One row per basin, gauge_id as the index or as a column: published attributes, the nine
-        climate indices, A00..A63. Only those that the representation needs are looked at.
+        climate indices, A00..A63, A00..A63 of one year. Only those that the representation needs
+        are looked at.
     seed
         Of the controls. `random` gives every basin numbers of its own, whichever others are asked
         for; `shuffled` hands each basin the embedding of another one of `embedding`.
@@ -94,9 +101,13 @@ def static_table(
             f"unknown representation {representation!r}; choose one of {', '.join(REPRESENTATIONS)}"
         )
     gauge_ids = tuple(gauge_ids)
-    tables = {"attributes": attributes, "climate": climate, "embedding": embedding}
+    given = {
+        "attributes": attributes, "climate": climate, "embedding": embedding,
+        "first_year": first_year,
+    }  # fmt: skip
+    tables = {kind: pd.DataFrame() if table is None else table for kind, table in given.items()}
     if representation == "shuffled":
-        tables["embedding"] = _shuffled(_by_gauge_id(embedding), seed)
+        tables["embedding"] = _shuffled(_by_gauge_id(tables["embedding"]), seed)
     parts = [
         _columns(tables[kind], columns, gauge_ids, representation, kind)
         for kind, columns in COLUMNS.get(representation, {}).items()

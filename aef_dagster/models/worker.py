@@ -74,7 +74,8 @@ def serve(
     keep_every_s
         How often the state of a training is saved.
     device
-        "cpu": one job after another; "cuda": in groups.
+        "cpu": one job after another; "cuda": in groups, apart from jobs whose architecture the
+        groups do not know, which follow one after another on the CPU.
     """
     data = TrainingData.open(data_folder)
     for line in lines:
@@ -233,11 +234,12 @@ def _train_in_turn(jobs: list[TrainingJob], desk: _Desk) -> None:
 
 
 def train_together(jobs: list[TrainingJob], desk: _Desk, device: str) -> None:
-    """Train jobs in groups on a GPU."""
+    """Train jobs in groups on a GPU; those that groups cannot train, on the CPU after them."""
     from aef_dagster.models.inputs import prepare
 
     ready: dict[str, list[JobInputs]] = {}
-    for job in jobs:
+    in_groups = [job for job in jobs if job.recipe.architecture == "one_layer"]
+    for job in in_groups:
         desk.report(job, "prepare", 0, job.budget.updates_in_all)
         try:
             ready.setdefault(job.precision, []).extend(prepare(job, desk.data).of_networks())
@@ -252,6 +254,7 @@ def train_together(jobs: list[TrainingJob], desk: _Desk, device: str) -> None:
         except Exception as error:
             for job in left.values():
                 desk.fail(job, error)
+    _train_in_turn([job for job in jobs if job.recipe.architecture != "one_layer"], desk)
 
 
 def _train_alike(

@@ -96,13 +96,13 @@ def finish_study(tracking: Tracking, study: str, title: str) -> None:
     tracking.summarise_parent(study, summary, figures)
 
 
-def describe_failures(failures: dict[str, str], n_targets: int) -> str:
+def describe_failures(failures: dict[str, str], n_targets: int, of: str = "basins") -> str:
     """One paragraph: how many failed, and each reason once."""
     reasons = defaultdict(list)
     for gauge_id, reason in failures.items():
         reasons[reason].append(gauge_id)
     told = "; ".join(f"{', '.join(ids[:10])}: {reason}" for reason, ids in reasons.items())
-    return f"{len(failures)} of {n_targets} basins failed, the others are kept. {told}"
+    return f"{len(failures)} of {n_targets} {of} failed, the others are kept. {told}"
 
 
 def _result(

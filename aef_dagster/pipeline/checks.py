@@ -62,12 +62,15 @@ def refuse_blocked_donors(instance: dg.DagsterInstance, space: str) -> None:
 
 
 def check_leakage(
-    checkpoints: Path, jobs: Sequence[TrainingJob], data: TrainingData
+    checkpoints: Path,
+    jobs: Sequence[TrainingJob],
+    data: TrainingData,
+    asset: str = "basin_models",
 ) -> dg.AssetCheckResult:
     """Fit each scaler again from donors and training days alone; the one in use must equal it."""
     leaking = [job.hash for job in jobs if _leaks(Checkpoint.open(checkpoints, job.hash), data)]
     return dg.AssetCheckResult(
-        asset_key="basin_models",
+        asset_key=asset,
         check_name=no_leakage.name,
         passed=bool(jobs) and not leaking,
         metadata={"jobs": len(jobs), "leaking": ", ".join(leaking[:20])},

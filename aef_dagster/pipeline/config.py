@@ -12,12 +12,15 @@ import dagster as dg
 from pydantic import Field
 
 from aef_dagster.embeddings.pooling import POOLINGS
+from aef_dagster.experiments.donor_models import SPACE_OF_SOFT
+from aef_dagster.experiments.sizes import SIZES, Size, size_named
 from aef_dagster.models.jobs import BUDGETS, RECIPES
 from aef_dagster.models.statics import REPRESENTATIONS
-from aef_dagster.similarity.spaces import SPACES
+from aef_dagster.similarity.spaces import LEARNED_SPACES, SPACES
 
 DEFAULT_K = {"camels_us": 100, "sample": 8}
 DEFAULT_BUDGET = {"camels_us": "donor", "sample": "tiny"}
+DEFAULT_SIZE = {"camels_us": "small", "sample": "sample"}
 MOST_SEEDS = 50
 
 
@@ -30,7 +33,8 @@ def chosen(choice: Any) -> Any:
     return choice.value
 
 
-Space = _choices("Space", SPACES)
+Space = _choices("Space", (*SPACES, *LEARNED_SPACES, *SPACE_OF_SOFT))
+SizeName = _choices("SizeName", SIZES)
 Representation = _choices("Representation", REPRESENTATIONS)
 BudgetName = _choices("BudgetName", BUDGETS)
 RecipeName = _choices("RecipeName", RECIPES)
@@ -85,6 +89,49 @@ class RandomSimilarity(dg.Config):
     """The random control."""
 
     seed: int = Field(0, ge=0, description="Seed of the random vectors.")
+
+
+class Clustering(dg.Config):
+    """How many clusters are tried."""
+
+    k_min: int = Field(3, ge=2, le=50, description="Fewest clusters.")
+    k_max: int = Field(12, ge=2, le=50, description="Most clusters (the study tried 4 to 12).")
+
+
+class StudyConfig(dg.Config):
+    """Which study an asset belongs to."""
+
+    size: SizeName | None = Field(  # type: ignore[valid-type]
+        None,
+        description="sample (seconds), small (minutes, never the answer), full (a GPU or a "
+        "cluster); by default small, or sample in the sample.",
+    )
+
+    def resolve(self, dataset: str) -> Size:
+        """The size, the dataset's default filled in."""
+        return size_named(chosen(self.size) if self.size else DEFAULT_SIZE[dataset])
+
+
+class LearnedSimilarity(dg.Config):
+    """Which networks' learned vectors are compared."""
+
+    budget: BudgetName | None = Field(  # type: ignore[valid-type]
+        None, description="Networks of this budget; by default those trained last."
+    )
+
+
+class RegionalConfig(StudyConfig):
+    """What `regional_models` trains."""
+
+    experiments: list[str] = Field(
+        [], description="Only what these experiments ask for; empty: all of the study."
+    )
+    partitions: list[str] = Field(
+        [], description="Partitions to train; empty: those the run was asked for."
+    )
+    workers: int | None = Field(
+        None, ge=1, le=256, description="Models trained at once; by default one per core."
+    )
 
 
 class TrainingConfig(dg.Config):

@@ -15,13 +15,25 @@ from aef_dagster.basins.cube import load_cube
 from aef_dagster.basins.dataset import FORCINGS
 from aef_dagster.basins.periods import Periods, default_periods
 from aef_dagster.errors import UserError
-from aef_dagster.experiments.donor_models import donors_of, plan
+from aef_dagster.experiments.donor_models import (
+    SPACE_OF_SOFT,
+    donors_of,
+    plan,
+    soft_donors_of,
+)
 from aef_dagster.models.data import TrainingData
 from aef_dagster.models.jobs import TrainingJob
 from aef_dagster.models.statics import COLUMNS, static_table
 from aef_dagster.pipeline.config import TrainingChoice
 from aef_dagster.storage.home import Home
-from aef_dagster.storage.tables import attribute_frame, donor_frame, embedding_frame, marks
+from aef_dagster.storage.tables import (
+    attribute_frame,
+    donor_frame,
+    embedding_frame,
+    embedding_years,
+    marks,
+    year_frame,
+)
 from aef_dagster.storage.warehouse import Warehouse
 
 
@@ -70,30 +82,33 @@ def plan_basins(
         An upstream table is empty, or no target can be trained at all.
     """
     periods = default_periods(dataset)
-    statics = _static_frames(store, choice.representation)
-    targets_of, donors_of_run = _usable(home, store, statics, periods)
-    ranked = donor_frame(store, choice.space)
+    statics = static_frames(store, [choice.representation])
+    targets_of, donors_of_run = usable(home, store, statics, periods)
+    ranked = donor_frame(store, SPACE_OF_SOFT.get(choice.space, choice.space))
     ranked = ranked[ranked["donor_id"].isin(donors_of_run)]
     by_target = {str(target): rows for target, rows in ranked.groupby("gauge_id")}
-    donors, refused = {}, {}
+    donors, weights, refused = {}, {}, {}
     for target in targets:
         try:
             _require_usable(store, target, targets_of)
-            donors[target] = donors_of(by_target, target, choice.k)
+            if choice.space in SPACE_OF_SOFT:
+                donors[target], weights[target] = soft_donors_of(by_target, target, choice.k)
+            else:
+                donors[target] = donors_of(by_target, target, choice.k)
         except UserError as error:
             refused[target] = str(error)
     if not donors:
         raise UserError("; ".join(dict.fromkeys(refused.values())))
 
     needed = sorted(set(donors).union(*donors.values()))
-    data = _training_data(home, needed, choice.representation, statics)
-    versions = _versions(data, choice.representation)
-    told_embedding = "embedding" in COLUMNS.get(choice.representation, {})
-    made_of = marks(store, choice.space, told_embedding=told_embedding)
+    data = training_data(home, needed, [choice.representation], statics)
+    versions = versions_of(data, choice.representation)
+    made_of = marks(store, choice.space, told_embedding=tells_embedding(choice.representation))
     jobs = {
         target: plan(
             target,
             chosen,
+            weights=weights.get(target, ()),
             seeds=choice.seeds,
             dataset=dataset,
             forcing=forcing,
@@ -101,7 +116,7 @@ def plan_basins(
             representation=choice.representation,
             recipe=choice.recipe,
             budget=choice.budget,
-            data_version=_combine(versions, (target, *chosen)),
+            data_version=combined(versions, (target, *chosen)),
             precision=precision,
             **made_of,
         )
@@ -110,18 +125,24 @@ def plan_basins(
     return BasinPlan(jobs, donors, data, refused)
 
 
-def _static_frames(store: Warehouse, representation: str) -> dict[str, pd.DataFrame]:
-    """The tables that a representation reads; the others stay empty."""
+def tells_embedding(representation: str) -> bool:
+    """Whether a network is told anything of AlphaEarth."""
+    return bool({"embedding", "first_year"} & set(COLUMNS.get(representation, {})))
+
+
+def static_frames(store: Warehouse, representations: Sequence[str]) -> dict[str, pd.DataFrame]:
+    """The tables that representations read; the others stay empty."""
     readers: dict[str, Callable[[], pd.DataFrame]] = {
         "attributes": lambda: attribute_frame(store, "published"),
         "climate": lambda: attribute_frame(store, "training_period"),
         "embedding": lambda: embedding_frame(store),
+        "first_year": lambda: year_frame(store, min(embedding_years(store))),
     }
-    read = COLUMNS.get(representation, {})
+    read = {kind for name in representations for kind in COLUMNS.get(name, {})}
     return {name: reader() if name in read else pd.DataFrame() for name, reader in readers.items()}
 
 
-def _usable(
+def usable(
     home: Home, store: Warehouse, statics: dict[str, pd.DataFrame], periods: Periods
 ) -> tuple[set[str], set[str]]:
     """Basins that can be targets (weather, static inputs), and of these, those that can be donors.
@@ -144,29 +165,26 @@ def _usable(
     return targets, targets & set(with_flow["gauge_id"])
 
 
-def _training_data(
-    home: Home, gauge_ids: list[str], representation: str, statics: dict[str, pd.DataFrame]
+def training_data(
+    home: Home,
+    gauge_ids: list[str],
+    representations: Sequence[str],
+    statics: dict[str, pd.DataFrame],
 ) -> TrainingData:
+    """Series and static inputs of some basins, a table for each representation."""
     cube = load_cube(home.forcings, home.streamflow, gauge_ids)
     forcing = np.stack([cube[name].values for name in FORCINGS], axis=-1)
-    table = static_table(
-        representation,
-        gauge_ids,
-        attributes=statics["attributes"],
-        climate=statics["climate"],
-        embedding=statics["embedding"],
-    )
     return TrainingData(
         gauge_ids=tuple(gauge_ids),
         dates=cube["date"].values.astype("datetime64[D]"),
         forcing_names=FORCINGS,
         forcing=forcing,
         streamflow=cube["streamflow"].values,
-        statics={representation: table},
+        statics={name: static_table(name, gauge_ids, **statics) for name in representations},
     )
 
 
-def _versions(data: TrainingData, representation: str) -> dict[str, bytes]:
+def versions_of(data: TrainingData, representation: str) -> dict[str, bytes]:
     """Hash per basin of all that a model could see of it, whatever basins lie beside it."""
     table = data.statics[representation]
     columns = f"{table.numeric_names}{table.category_names}"
@@ -184,7 +202,8 @@ def _versions(data: TrainingData, representation: str) -> dict[str, bytes]:
     return versions
 
 
-def _combine(versions: dict[str, bytes], basins: Sequence[str]) -> str:
+def combined(versions: dict[str, bytes], basins: Sequence[str]) -> str:
+    """One hash of the data of some basins."""
     return hashlib.sha256(b"".join(versions[basin] for basin in sorted(basins))).hexdigest()[:16]
 
 

@@ -1,7 +1,7 @@
-"""Partitions: one key per basin, one per AlphaEarth year.
+"""Partitions: one key per basin, one per AlphaEarth year, one per design and representation.
 
-Both are known without a database: basins from the dataset's own list (static), years from the
-calendar (the running year closes itself in January). Settings such as space, k or seed are config,
+All are known without a database: basins from the dataset's own list (static), years from the
+calendar (the running year closes itself in January), designs from the study's plans. Settings such as space, k or seed are config,
 not partitions: 671 basins x 4 spaces x 7 k would be a grid nobody can read.
 
 Not here: asset logic. Concept: https://docs.dagster.io/guides/build/partitions-and-backfills
@@ -11,6 +11,7 @@ import dagster as dg
 
 from aef_dagster.basins.dataset import basin_ids
 from aef_dagster.errors import UserError
+from aef_dagster.experiments.study import regional_keys
 from aef_dagster.settings import Settings
 
 FIRST_AEF_YEAR = "2017"
@@ -56,6 +57,11 @@ def basin_partitions(settings: Settings) -> dg.StaticPartitionsDefinition:
     An empty set still loads, so that the page opens and `basins` can say what is missing.
     """
     return dg.StaticPartitionsDefinition(list(basin_ids(settings.dataset, settings.data_dir)))
+
+
+def regional_partitions() -> dg.StaticPartitionsDefinition:
+    """Partition keys `design/representation`, for all that a study of any size asks for."""
+    return dg.StaticPartitionsDefinition(list(regional_keys()))
 
 
 def _some(keys: list[str]) -> str:

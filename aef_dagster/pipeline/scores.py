@@ -15,8 +15,10 @@ from aef_dagster.evaluation.summaries import CHOICE
 from aef_dagster.models.checkpoints import Checkpoint
 from aef_dagster.models.jobs import CODE_VERSION
 
+DESIGN = ["design", "learned_from"]
 COLUMNS = [
-    "job_hash", "asset", "dataset", "gauge_id", "role", *CHOICE, "seed", "asked_at", "current",
+    "job_hash", "asset", "dataset", *DESIGN, "fold", "n_donors", "gauge_id", "role", *CHOICE,
+    "seed", "asked_at", "current",
     "period_start", "period_end", "n_days", *METRICS, "surrogate", "sample", "mlflow_run_id",
     "dagster_run_id",
 ]  # fmt: skip
@@ -27,6 +29,11 @@ def result_key(job_hash: str, space: str, k: int) -> str:
     return f"{job_hash}-{space}-k{k}"
 
 
+def regional_key(job_hash: str, design: str) -> str:
+    """Name of a regional model in MLflow."""
+    return f"{job_hash}-{design}"
+
+
 def all_checkpoints(root: Path) -> Iterator[Checkpoint]:
     """Every checkpoint of this version of the training code that somebody asked for."""
     for folder in sorted(root.glob("*/requests")):
@@ -34,6 +41,18 @@ def all_checkpoints(root: Path) -> Iterator[Checkpoint]:
         # One that is damaged is set aside here, and trained again when next asked for.
         if checkpoint.exists and checkpoint.record()["code_version"] == CODE_VERSION:
             yield checkpoint
+
+
+def trained_hashes(root: Path) -> set[str]:
+    """Hashes of all models and ensembles that are there."""
+    return {path.parent.name for path in root.glob("*/job.json")}
+
+
+def asked_since(root: Path, moment: float) -> set[str]:
+    """Hashes of models (not ensembles) that somebody asked for after a moment, s since 1970."""
+    found = {path.parents[1].name for path in root.glob("*/requests/*.json")
+             if path.stat().st_mtime >= moment}  # fmt: skip
+    return {name for name in found if (root / name / "weights.safetensors").exists()}
 
 
 def collect_scores(
@@ -60,24 +79,35 @@ def collect_scores(
     for checkpoint in all_checkpoints(checkpoints):
         rows += list(_rows(checkpoint, asset, mlflow_run_of))
     table = pd.DataFrame(rows, columns=COLUMNS).sort_values("asked_at", ignore_index=True)
-    # Data that changed gave another job: the one asked for last is the one in force.
-    table["current"] = ~table.duplicated(["gauge_id", *CHOICE, "seed"], keep="last")
+    # Data that changed gave another job: the one asked for last is the one in force. Not by fold:
+    # a basin whose cluster has changed is tested in another one.
+    table["current"] = ~table.duplicated(["gauge_id", *DESIGN, *CHOICE, "seed"], keep="last")
     table["asked_at"] = pd.to_datetime(table["asked_at"], unit="s")
-    types = {"seed": "Int32", "k": "Int32", **{name: "float64" for name in METRICS}}
+    whole = ("seed", "k", "fold", "n_donors")
+    types = {**dict.fromkeys(whole, "Int32"), **{name: "float64" for name in METRICS}}
     return table.astype(types)
 
 
 def _rows(checkpoint: Checkpoint, asset: str, mlflow_run_of) -> Iterator[dict]:
     job, members = checkpoint.job(), checkpoint.members()
     asked = [request for request in checkpoint.requests() if request["asset"] == asset]
-    for request in sorted(asked, key=lambda request: (request["space"], request["k"])):
-        space, k = request["space"], request["k"]
+    for request in asked:
+        design, space, k = (request.get(name) for name in ("design", "space", "k"))
+        key = (
+            regional_key(checkpoint.hash, design)
+            if design
+            else result_key(checkpoint.hash, space, k)
+        )
         for scored in checkpoint.scores():
             yield {
                 **scored,
                 "job_hash": checkpoint.hash,
                 "asset": asset,
                 "dataset": job.dataset,
+                "design": design,
+                "fold": request.get("fold"),
+                "learned_from": request.get("learned_from"),
+                "n_donors": len(job.donors),
                 "space": space,
                 "k": k,
                 "representation": job.representation,
@@ -89,6 +119,6 @@ def _rows(checkpoint: Checkpoint, asset: str, mlflow_run_of) -> Iterator[dict]:
                 "asked_at": request["asked_at"],
                 "surrogate": request["surrogate"],
                 "sample": request["sample"],
-                "mlflow_run_id": mlflow_run_of(result_key(checkpoint.hash, space, k)),
+                "mlflow_run_id": mlflow_run_of(key),
                 "dagster_run_id": request["run_id"],
             }

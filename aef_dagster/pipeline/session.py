@@ -4,14 +4,23 @@ Here: the order in which assets are materialized for a person at a terminal, and
 want to see afterwards. Not here: printing (cli.py), assets.
 """
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import dagster as dg
 import pandas as pd
 
 from aef_dagster.basins.dataset import SAMPLE_FORCING, basin_ids
 from aef_dagster.errors import UserError
+from aef_dagster.experiments.donor_scaling import FUSED
+from aef_dagster.experiments.reading import Reading
+from aef_dagster.experiments.readings_folder import load_reading
+from aef_dagster.experiments.sizes import Size
+from aef_dagster.experiments.study import chosen, merged, plan_study
+from aef_dagster.experiments.trust import NAME as TRUST
 from aef_dagster.pipeline.build import build_defs
 from aef_dagster.pipeline.config import TrainingConfig
 from aef_dagster.pipeline.instance import (
@@ -21,15 +30,31 @@ from aef_dagster.pipeline.instance import (
     render_instance,
 )
 from aef_dagster.pipeline.partitions import aef_years
+from aef_dagster.pipeline.regional_training import study_key
 from aef_dagster.pipeline.resources import build_resources, open_tracking, world_of
+from aef_dagster.pipeline.scores import asked_since, trained_hashes
+from aef_dagster.pipeline.study_inputs import study_basins
 from aef_dagster.settings import Settings
 from aef_dagster.similarity.donors import unknown_basin
 from aef_dagster.similarity.spaces import SPACES
 from aef_dagster.storage.home import Home
+from aef_dagster.storage.tables import marks
 from aef_dagster.storage.tracking import Drained, Tracking
 from aef_dagster.storage.warehouse import Warehouse
 
 BASIN_ASSETS = ("basins", "forcings", "streamflow", "attributes")
+FUSED_KEY = f"folds/{FUSED}"
+
+
+@dataclass(frozen=True)
+class StudyRun:
+    """What a study found, and what it cost: models asked for, and those of them there before."""
+
+    readings: list[Reading]
+    page: Path
+    jobs: int
+    reused: int
+    marks: tuple[str, ...]
 
 
 class Session:
@@ -128,6 +153,73 @@ class Session:
         if failure is not None:
             raise failure
         return self.scores(targets, choice)
+
+    def study(self, size: Size, only: Sequence[str], on_step: Callable[[str], None]) -> StudyRun:
+        """Train what the study of a size asks for, read it, and write the report.
+
+        What is done is reused, so a study that was stopped goes on.
+
+        Parameters
+        ----------
+        size
+            How large it is.
+        only
+            Names of experiments; empty = all.
+        on_step
+            Told, in a few words, what comes next.
+
+        Raises
+        ------
+        UserError
+            An unknown experiment, nothing is prepared, or a training failed (the others are kept).
+        """
+        chosen(only)
+        self._require_prepared("aef")
+        on_step("clusters of basins")
+        self._run(["basin_clusters"])
+        platform = build_resources(self.settings)["platform"]
+        basins = study_basins(
+            self.home, self.warehouse, self.settings.dataset, platform.reference_dir
+        )
+        plans = plan_study(basins, size, only)
+        before = trained_hashes(self.home.checkpoints)
+        asked_at = time.time()
+        study = {"size": size.name}
+        keys = sorted({ask.partition for plan in plans.values() for ask in plan.regional})
+        on_step(f"regional models: {len(merged(plans))} of {len(keys)} designs and representations")
+        self._run(["regional_models"], {"regional_models": {
+            **study, "experiments": list(plans), "partitions": keys}})  # fmt: skip
+        self._run(["regional_scores"])
+        donors = [ask for plan in plans.values() for ask in plan.donors]
+        if FUSED_KEY in keys:
+            self._run(["similarity/fusion", "donors/fusion"],
+                      {"similarity__fusion": {"budget": size.budget}})  # fmt: skip
+        for ask in donors:
+            on_step(f"donor models: {len(ask.targets)} targets, {ask.space}, k = {ask.k}")
+            self._run(["basin_models"], {"basin_models": {
+                "basins": list(ask.targets), "space": ask.space, "k": ask.k,
+                "representation": ask.representation, "budget": size.budget, "seeds": ask.seeds,
+                "study": study_key(size.name, ask.experiment)}})  # fmt: skip
+        if donors:
+            self._run(["basin_scores"])
+        if not self.warehouse.count("embedding_stability"):
+            self._run(["embedding_stability"])
+        names = [name for name in plans if not only or name in only]
+        for name in names:
+            on_step(f"reading {name}")
+            self._run([name], {name: study})
+        on_step("trust, and the report")
+        self._run(["trust"], {"trust": study})
+        self._run(["study_report"], {"study_report": study})
+        asked = asked_since(self.home.checkpoints, asked_at)
+        folder = self.home.study / size.name
+        return StudyRun(
+            readings=[load_reading(folder / name) for name in (*names, TRUST)],
+            page=self.home.report(size.name),
+            jobs=len(asked),
+            reused=len(asked & before),
+            marks=tuple(name for name, yes in marks(self.warehouse, "aef").items() if yes),
+        )
 
     def scores(self, targets: Sequence[str], choice) -> pd.DataFrame:
         """Scores in force of some basins under one choice: ensembles where there are seeds."""

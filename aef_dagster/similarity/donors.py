@@ -1,6 +1,7 @@
 """Donors: the gauged basins most like a target, in order.
 
-Here: from a matrix of similarities to ranked donors, the first k of them, and the long table.
+Here: from a matrix of similarities to ranked donors, the first k of them or a weight for each,
+and the long table.
 Not here: how similarity is measured (spaces.py), and who is allowed to be a donor (the caller
 hands in candidates only).
 """
@@ -83,6 +84,57 @@ def top_k(ranked: pd.DataFrame, gauge_id: str, k: int) -> tuple[str, ...]:
             f"choose k from 1 to {len(rows)}"
         )
     return tuple(rows.sort_values("rank")["donor_id"].head(k))
+
+
+def soft_weights(cosine: ArrayLike, effective: float) -> NDArray[np.float64]:
+    """A weight for every donor, the larger the more similar it is, instead of the first k.
+
+    w is proportional to exp(beta * cosine), with the beta, 0 or more, at which the effective number
+    of donors 1 / sum(w^2) (Kish 1965, "Survey Sampling", with weights that sum to 1) is what is
+    wanted.
+
+    Parameters
+    ----------
+    cosine
+        Similarity of each donor to one target, shape [donor].
+    effective
+        The effective number of donors wanted, from 1 up. From the number of donors on, all weights
+        are equal. Donors that tie for the first place share it, however few are wanted.
+
+    Returns
+    -------
+    ndarray
+        float64, shape [donor], in the order of `cosine`; the sum is 1.
+
+    Raises
+    ------
+    UserError
+        The effective number is below 1.
+    """
+    cosine = np.asarray(cosine, dtype=np.float64)
+    if cosine.ndim != 1 or cosine.size == 0 or not np.isfinite(cosine).all():
+        raise ValueError("similarities of donors must be a list of numbers, none missing")
+    if not effective >= 1:
+        raise UserError(f"an effective number of {effective} donors: choose one from 1 up")
+    behind = np.round(cosine, TIE_DECIMALS)
+    behind -= behind.max()
+    others = behind[behind < 0]
+    if effective >= cosine.size or others.size == 0:
+        return np.full(cosine.size, 1.0 / cosine.size)
+    # With the upper beta the second best is gone: exp(-800) is 0 in float64.
+    low, high = 0.0, -800.0 / others.max()
+    while low < (beta := 0.5 * (low + high)) < high:
+        if 1.0 / np.sum(_softmax(beta * behind) ** 2) > effective:
+            low = beta
+        else:
+            high = beta
+    return _softmax(high * behind)
+
+
+def _softmax(exponents: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Shares proportional to exp; the largest exponent is 0."""
+    weights = np.exp(exponents)
+    return weights / weights.sum()
 
 
 def unknown_basin(gauge_id: str, known: Sequence[str]) -> UserError:

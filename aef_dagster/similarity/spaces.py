@@ -2,8 +2,8 @@
 
 Here: one function per space: basin descriptors in, similarities in [-1, 1] out, 1 = itself. In
 every space similarity is the cosine of the angle between two vectors.
-Not here: ranking and choosing donors (donors.py); `fusion`, whose vectors are learned by a
-network and whose matrix is not symmetric.
+Not here: ranking and choosing donors (donors.py), the networks whose vectors are compared in the
+space `fusion` (models/fusion.py).
 """
 
 import hashlib
@@ -15,7 +15,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from aef_dagster.similarity.representations import attribute_matrix
 
+# Measured from descriptors; made by `aef prepare`.
 SPACES: tuple[str, ...] = ("attributes", "aef", "distance", "random")
+# Learned by networks, which must be trained first.
+LEARNED_SPACES: tuple[str, ...] = ("fusion",)
 
 EARTH_RADIUS_KM = 6371.0088  # mean radius (IUGG)
 RANDOM_DIMENSIONS = 64  # as many as an AlphaEarth embedding has
@@ -122,6 +125,30 @@ def similarity_random(gauge_ids: Sequence[str], seed: int) -> NDArray[np.float64
         generator = np.random.default_rng(int.from_bytes(digest[:16], "big"))
         vectors[row] = generator.standard_normal(RANDOM_DIMENSIONS)
     return _cosine(vectors)
+
+
+def similarity_by_model(vectors: Sequence[ArrayLike], model_of: ArrayLike) -> NDArray[np.float64]:
+    """Cosine between learned vectors, each target's row by the model that never saw it.
+
+    Parameters
+    ----------
+    vectors
+        One array a model: a vector per basin, shape [n, any].
+    model_of
+        Which model each basin's row is computed in, shape [n].
+
+    Returns
+    -------
+    ndarray
+        Shape [n, n], unit diagonal. Not symmetric: two basins may be seen by two models.
+    """
+    model_of = np.asarray(model_of)
+    matrix = np.empty((model_of.size, model_of.size))
+    for number, learned in enumerate(vectors):
+        rows = model_of == number
+        learned = np.asarray(learned, dtype=np.float64)
+        matrix[rows] = _cosine(learned - learned.mean(axis=0))[rows]
+    return matrix
 
 
 def _positions(lat: ArrayLike, lon: ArrayLike) -> NDArray[np.float64]:

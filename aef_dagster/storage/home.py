@@ -61,6 +61,15 @@ class Home:
         return self.root / "checkpoints"
 
     @property
+    def study(self) -> Path:
+        """What experiments found, a folder a size: pictures, tables, and the report."""
+        return self.root / "study"
+
+    def report(self, size: str) -> Path:
+        """The study's page of one size."""
+        return self.study / size / "index.html"
+
+    @property
     def outbox(self) -> Path:
         """Results that MLflow has not been told yet, and the ledger of what it has."""
         return self.root / "outbox"

@@ -47,10 +47,26 @@ TABLES = {
         gauge_id VARCHAR PRIMARY KEY, k INTEGER, present VARCHAR, n_shared INTEGER,
         n_entered INTEGER, n_left INTEGER, jaccard DOUBLE, spearman DOUBLE, weighted_tau DOUBLE,
         entered VARCHAR, gone VARCHAR, moved BOOLEAN, surrogate BOOLEAN, sample BOOLEAN""",
-    # Unique by (job_hash, gauge_id, space, k). Space and k are part of it because equal donors
-    # are one job, whoever asked for them. No key: k is NULL for designs without donors.
+    # Labels of every number of clusters tried, so that a study can take fewer than the best.
+    "basin_clusters": """
+        scheme VARCHAR, k INTEGER, silhouette DOUBLE, best BOOLEAN, gauge_id VARCHAR,
+        cluster INTEGER, surrogate BOOLEAN, sample BOOLEAN, PRIMARY KEY (scheme, k, gauge_id)""",
+    # What the experiments of the study found, one row a number.
+    "estimates": """
+        experiment VARCHAR, size VARCHAR, measure VARCHAR, of VARCHAR, against VARCHAR,
+        design VARCHAR, k INTEGER, n_basins INTEGER, value DOUBLE, low DOUBLE, high DOUBLE,
+        p DOUBLE, surrogate BOOLEAN, sample BOOLEAN""",
+    # Expected NSE of basins without a gauge, by the choice that models were trained with.
+    "trust": """
+        gauge_id VARCHAR, asset VARCHAR, choice VARCHAR, expected_nse DOUBLE, low DOUBLE,
+        high DOUBLE, level DOUBLE, nse DOUBLE, held_out BOOLEAN, surrogate BOOLEAN,
+        sample BOOLEAN""",
+    # Unique by (job_hash, gauge_id, asset, design, fold, learned_from, space, k). Space and k are
+    # part of it because equal donors are one job, whoever asked for them. No key: what an asset
+    # does not have is NULL.
     "scores": f"""
         job_hash VARCHAR, asset VARCHAR, dataset VARCHAR, design VARCHAR, fold INTEGER,
+        learned_from VARCHAR, n_donors INTEGER,
         gauge_id VARCHAR, role VARCHAR, space VARCHAR, k INTEGER, representation VARCHAR,
         recipe VARCHAR, budget VARCHAR, precision VARCHAR, seed INTEGER, n_members INTEGER,
         asked_at TIMESTAMP, current BOOLEAN, period_start DATE,

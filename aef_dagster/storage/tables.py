@@ -17,6 +17,12 @@ if TYPE_CHECKING:
     from aef_dagster.storage.warehouse import Warehouse
 
 
+# An earlier route may have left rows of its own.
+_OF_ROUTE = "WHERE route IN (SELECT route FROM basin_embedding)"
+# Spaces that are made of embeddings.
+_MADE_OF_AEF = ("aef", "fusion", "soft_aef")
+
+
 def attribute_frame(store: "Warehouse", origin: str) -> pd.DataFrame:
     """Attributes of one origin ('published' or 'training_period'), one row a basin.
 
@@ -52,6 +58,22 @@ def embedding_frame(store: "Warehouse", *, with_spread: bool = False) -> pd.Data
     return frame.set_index("gauge_id").sort_index()
 
 
+def embedding_years(store: "Warehouse") -> list[int]:
+    """Years of AlphaEarth by the route that `basin_embedding` was pooled from, ascending."""
+    years = store.frame(f"SELECT DISTINCT year FROM aef_embeddings {_OF_ROUTE} ORDER BY year")
+    require_rows(years, "aef_embeddings", "aef_embeddings")
+    return [int(year) for year in years["year"]]
+
+
+def year_frame(store: "Warehouse", year: int) -> pd.DataFrame:
+    """AlphaEarth of one year: index gauge_id, sorted; columns A00..A63."""
+    frame = store.frame(
+        f"SELECT gauge_id, {', '.join(BANDS)} FROM aef_embeddings {_OF_ROUTE} AND year = ?", [year]
+    )
+    require_rows(frame, "aef_embeddings", "aef_embeddings")
+    return frame.set_index("gauge_id").sort_index()
+
+
 def similarity_matrix(store: "Warehouse", space: str) -> tuple[np.ndarray, list[str]]:
     """Similarity of one space as a square matrix, with its gauge ids."""
     long = store.frame("SELECT gauge_id, other_id, cosine FROM similarity WHERE space = ?", [space])
@@ -83,7 +105,7 @@ def marks(store: "Warehouse", space: str, *, told_embedding: bool = False) -> di
         Whether the network is told the embedding as well.
     """
     sample = store.frame("SELECT bool_or(sample) AS mark FROM basins")["mark"][0]
-    if space != "aef" and not told_embedding:
+    if space not in _MADE_OF_AEF and not told_embedding:
         return {"sample": bool(sample), "surrogate": False}
     surrogate = store.frame("SELECT bool_or(surrogate) AS mark FROM basin_embedding")["mark"][0]
     return {"sample": bool(sample), "surrogate": bool(surrogate)}

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 
 from aef_dagster.models.engine.course import Weights
-from aef_dagster.models.engine.network import BasinLSTM
+from aef_dagster.models.engine.network import BasinNetwork
 
 
 class WeightAverage:
@@ -20,19 +20,19 @@ class WeightAverage:
         How many updates it remembers; 0 = no average.
     """
 
-    def __init__(self, network: BasinLSTM, updates: float):
+    def __init__(self, network: BasinNetwork, updates: float):
         self._wanted = updates > 0
         self._decay = 1.0 - 1.0 / max(1.0, updates)
         self._tensors = copy_of_weights(network) if self._wanted else {}
 
-    def add(self, network: BasinLSTM) -> None:
+    def add(self, network: BasinNetwork) -> None:
         """Take the weights after an update into the average."""
         if self._wanted:
             current = [parameter.detach() for parameter in network.parameters()]
             torch._foreach_lerp_(list(self._tensors.values()), current, 1.0 - self._decay)
 
     @contextmanager
-    def in_place_of(self, network: BasinLSTM) -> Iterator[None]:
+    def in_place_of(self, network: BasinNetwork) -> Iterator[None]:
         """Let the network compute with the average meanwhile."""
         if not self._wanted:
             yield
@@ -54,6 +54,6 @@ class WeightAverage:
             tensor.copy_(torch.from_numpy(arrays[name]))
 
 
-def copy_of_weights(network: BasinLSTM) -> dict[str, torch.Tensor]:
+def copy_of_weights(network: BasinNetwork) -> dict[str, torch.Tensor]:
     """Tensors of a network's own, by name."""
     return {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}

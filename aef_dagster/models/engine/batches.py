@@ -8,7 +8,7 @@ import torch
 
 from aef_dagster.models.engine.draws import Draws
 from aef_dagster.models.engine.losses import donor_weights, masked_nse_loss, masked_rmse_loss
-from aef_dagster.models.engine.network import BasinLSTM
+from aef_dagster.models.engine.network import BasinNetwork
 from aef_dagster.models.engine.windows import (
     EpochSampler,
     RandomSampler,
@@ -51,7 +51,7 @@ class Batches:
         # A donor without flow has no weight, and the sampler never draws it.
         self._weights = torch.from_numpy(donor_weights(inputs))
 
-    def loss(self, network: BasinLSTM, update: int) -> torch.Tensor:
+    def loss(self, network: BasinNetwork, update: int) -> torch.Tensor:
         """Loss of the batch of an update, counted from 0."""
         inputs, warmup, scaler = self._inputs, self._warmup, self._inputs.scaler
         recipe, budget = inputs.job.recipe, inputs.job.budget
@@ -67,7 +67,7 @@ class Batches:
             torch.from_numpy(scaler.scale_forcing(weather)),
             torch.from_numpy(statics),
             skip=warmup,
-            keep=self._dropout_mask(update, (*observed.shape, budget.hidden)),
+            keep=self._dropout_mask(update, (*observed.shape, network.outputs)),
         )
         if recipe.loss == "rmse":
             return masked_rmse_loss(scaled, torch.from_numpy(scaler.scale_flow(observed, units)))

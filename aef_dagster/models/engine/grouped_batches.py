@@ -113,6 +113,7 @@ class Alike:
     loss: str
     dropout: bool
     static_noise: bool
+    weighted: bool
 
     @classmethod
     def of(cls, inputs: JobInputs) -> "Alike":
@@ -132,6 +133,7 @@ class Alike:
             loss=recipe.loss,
             dropout=recipe.dropout > 0,
             static_noise=recipe.static_noise > 0,
+            weighted=bool(inputs.job.donor_weights),
         )
 
 
@@ -213,6 +215,8 @@ class GroupBatches:
         self._weight = table(widths.donors, dtype=torch.float32)
         # Per donor that has windows.
         self._basin, self._count, self._offset = (table(widths.donors) for _ in range(3))
+        # Beyond any draw, so that the search for a basin by its share ends.
+        self._shares_up_to = table(widths.donors if alike.weighted else 0, dtype=torch.float64) + 2
         # Per window: its first day and, where windows come in epochs, who is drawn when.
         self._start = table(widths.windows, dtype=torch.int32)
         self._order = table(widths.windows if alike.sampling == "epochs" else 0, dtype=torch.int32)
@@ -241,6 +245,9 @@ class GroupBatches:
         # Behind the last one: beyond any window, so that the search for a window's basin ends.
         self._offset[place] = torch.iinfo(torch.int64).max
         self._fill(self._offset, place, windows.offsets)
+        if windows.shares_up_to is not None:
+            self._shares_up_to[place] = 2.0
+            self._fill(self._shares_up_to, place, windows.shares_up_to)
         self._fill(self._start, place, windows.starts)
         self._basins[place], self._windows[place] = windows.basins.size, windows.starts.size
         self._per_epoch[place] = -(-windows.starts.size // job.budget.batch)
@@ -317,7 +324,11 @@ class GroupBatches:
             chosen = torch.searchsorted(self._offset, window, right=True) - 1
         else:
             uniform = self._draws.uniform("windows", update, 2 * batch)
-            chosen = (uniform[:, :batch] * self._basins[:, None]).long()
+            if self._alike.weighted:
+                drawn_shares = uniform[:, :batch].contiguous()
+                chosen = torch.searchsorted(self._shares_up_to, drawn_shares, right=True)
+            else:
+                chosen = (uniform[:, :batch] * self._basins[:, None]).long()
             counts = torch.gather(self._count, 1, chosen)
             within = (uniform[:, batch:] * counts).long()
             window = torch.gather(self._offset, 1, chosen) + within

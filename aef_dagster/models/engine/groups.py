@@ -257,9 +257,14 @@ def refuse(inputs: JobInputs) -> None:
     Raises
     ------
     UserError
-        A hidden size that is no multiple of 4.
+        A hidden size that is no multiple of 4, or another architecture than the default one.
     """
-    budget = inputs.job.budget
+    budget, recipe = inputs.job.budget, inputs.job.recipe
+    if recipe.architecture != "one_layer":
+        raise UserError(
+            f"recipe {recipe.name!r}: groups of models have no architecture "
+            f"{recipe.architecture!r}: train it on device cpu"
+        )
     if budget.hidden % 4:
         raise UserError(
             f"budget {budget.name!r}: on a GPU the hidden size must be a multiple of 4, not "

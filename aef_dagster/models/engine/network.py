@@ -1,9 +1,12 @@
 """The network: an input layer that joins weather and basin, one LSTM, one linear output.
 
-Here: its layers, their initial values, its forward pass over any number of days.
-Not here: how it is trained (cpu.py), scaling (scalers.py).
+Here: its layers, their initial values, its forward pass over any number of days; and what every
+network has, of whatever architecture.
+Not here: other architectures (variants.py), how a network is trained (cpu.py), scaling
+(scalers.py).
 """
 
+from abc import ABC, abstractmethod
 from itertools import pairwise
 from typing import cast
 
@@ -15,7 +18,112 @@ from torch import nn
 from aef_dagster.models.engine.draws import Draws
 
 
-class BasinLSTM(nn.Module):
+class BasinNetwork(nn.Module, ABC):
+    """What every network has: layers that static inputs pass first, initial values, a floor.
+
+    Parameters
+    ----------
+    statics
+        Number of static inputs; 0 = the network is told nothing about the basin.
+    outputs
+        Numbers a day that dropout acts on.
+    static_layers
+        Sizes of tanh layers that the static inputs pass first.
+    floor
+        The output is this plus a softplus; None = the output as it comes.
+
+    Attributes
+    ----------
+    told
+        Numbers that the rest of the network is told about a basin.
+    """
+
+    def __init__(
+        self, statics: int, outputs: int, static_layers: tuple[int, ...], floor: float | None
+    ):
+        super().__init__()
+        sizes = (statics, *static_layers) if statics else (0,)
+        self.static_layers = nn.ModuleList(nn.Linear(*pair) for pair in pairwise(sizes))
+        self.told, self.outputs, self.floor = sizes[-1], outputs, floor
+        # Products of the LSTM while it learns: see TrainingJob.precision.
+        self.bf16 = False
+
+    @abstractmethod
+    def inputs_of(self, name: str) -> int:
+        """How many inputs the layer of a parameter has, but for the static layers."""
+
+    @abstractmethod
+    def set_forget_bias(self, forget_bias: float) -> None:
+        """Set what the forget gate adds, so that a new network remembers."""
+
+    @abstractmethod
+    def forward(
+        self,
+        forcing: torch.Tensor,
+        statics: torch.Tensor,
+        skip: int = 0,
+        keep: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Scaled flow from scaled inputs, starting from an empty memory.
+
+        Parameters
+        ----------
+        forcing
+            Shape [day, basin, variable].
+        statics
+            Shape [basin, static]; one row serves all basins.
+        skip
+            Days at the start whose output nobody needs.
+        keep
+            Dropout mask, shape [day - skip, basin, outputs], already divided by the share kept;
+            None = no dropout.
+
+        Returns
+        -------
+        Tensor
+            Shape [day - skip, basin].
+        """
+
+    def initialise(self, forget_bias: float | None, draws: Draws) -> None:
+        """Draw initial weights uniformly, within 1 / sqrt(number of inputs) of 0.
+
+        Parameters
+        ----------
+        forget_bias
+            Bias of the forget gate; None = drawn like the others.
+        draws
+            Where the numbers come from; the same ones on every device.
+        """
+        with torch.no_grad():
+            for number, (name, parameter) in enumerate(self.named_parameters()):
+                if name.startswith("static_layers"):
+                    layer = self.static_layers[int(name.split(".")[1])]
+                    inputs = cast(nn.Linear, layer).in_features
+                else:
+                    inputs = self.inputs_of(name)
+                uniform = draws.uniform("weights", number, parameter.numel())
+                values = torch.from_numpy((2.0 * uniform - 1.0) * inputs**-0.5)
+                parameter.copy_(values.reshape(parameter.shape))
+            if forget_bias is not None:
+                self.set_forget_bias(forget_bias)
+
+    def through_static_layers(self, statics: torch.Tensor) -> torch.Tensor:
+        """What the rest of the network is told about the basins, shape [basin, told]."""
+        for layer in self.static_layers:
+            statics = torch.tanh(layer(statics))
+        return statics
+
+    def products(self, device: torch.device) -> torch.autocast:
+        """The precision of the LSTM's products: bfloat16 only while it learns."""
+        bf16 = self.bf16 and torch.is_grad_enabled()
+        return torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16)
+
+    def above_floor(self, scaled: torch.Tensor) -> torch.Tensor:
+        """The output, above the floor where there is one."""
+        return scaled if self.floor is None else nn.functional.softplus(scaled) + self.floor
+
+
+class BasinLSTM(BasinNetwork):
     """h = ReLU(Wx x_t + Ws s + b); LSTM(h); y = Linear(dropout(LSTM)).
 
     The static inputs are constant in time, so `Ws s + b` is computed once per basin and added to
@@ -45,45 +153,22 @@ class BasinLSTM(nn.Module):
         static_layers: tuple[int, ...] = (),
         floor: float | None = None,
     ):
-        super().__init__()
-        sizes = (statics, *static_layers) if statics else (0,)
-        self.static_layers = nn.ModuleList(nn.Linear(*pair) for pair in pairwise(sizes))
+        super().__init__(statics, hidden, static_layers, floor)
         self.forcing_weight = nn.Parameter(torch.zeros(hidden, forcings))
-        self.static_weight = nn.Parameter(torch.zeros(hidden, sizes[-1]))
+        self.static_weight = nn.Parameter(torch.zeros(hidden, self.told))
         self.input_bias = nn.Parameter(torch.zeros(hidden))
         self.lstm = nn.LSTM(hidden, hidden)
         self.output = nn.Linear(hidden, 1)
-        self.floor = floor
-        # Products of the LSTM while it learns: see TrainingJob.precision.
-        self.bf16 = False
 
-    def initialise(self, forget_bias: float | None, draws: Draws) -> None:
-        """Draw initial weights uniformly, within 1 / sqrt(number of inputs) of 0.
+    def inputs_of(self, name: str) -> int:
+        """See `BasinNetwork`."""
+        if name.startswith(("lstm", "output")):
+            return self.outputs
+        return self.forcing_weight.shape[1] + self.told
 
-        Parameters
-        ----------
-        forget_bias
-            Bias of the forget gate; None = drawn like the others.
-        draws
-            Where the numbers come from; the same ones on every device.
-        """
-        hidden = self.input_bias.numel()
-        joined = self.forcing_weight.shape[1] + self.static_weight.shape[1]
-        with torch.no_grad():
-            for number, (name, parameter) in enumerate(self.named_parameters()):
-                if name.startswith("static_layers"):
-                    layer = self.static_layers[int(name.split(".")[1])]
-                    inputs = cast(nn.Linear, layer).in_features
-                else:
-                    inputs = hidden if name.startswith(("lstm", "output")) else joined
-                uniform = draws.uniform("weights", number, parameter.numel())
-                values = torch.from_numpy((2.0 * uniform - 1.0) * inputs**-0.5)
-                parameter.copy_(values.reshape(parameter.shape))
-            if forget_bias is not None:
-                # The LSTM adds two biases; gates are ordered input, forget, cell, output.
-                biases = dict(self.lstm.named_parameters())
-                biases["bias_ih_l0"][hidden : 2 * hidden] = 0.0
-                biases["bias_hh_l0"][hidden : 2 * hidden] = forget_bias
+    def set_forget_bias(self, forget_bias: float) -> None:
+        """See `BasinNetwork`."""
+        set_forget_bias(self.lstm, forget_bias)
 
     def forward(
         self,
@@ -92,38 +177,25 @@ class BasinLSTM(nn.Module):
         skip: int = 0,
         keep: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Scaled flow from scaled inputs, starting from an empty memory.
-
-        Parameters
-        ----------
-        forcing
-            Shape [day, basin, variable].
-        statics
-            Shape [basin, static].
-        skip
-            Days at the start whose output nobody needs.
-        keep
-            Dropout mask, shape [day - skip, basin, hidden], already divided by the share kept;
-            None = no dropout.
-
-        Returns
-        -------
-        Tensor
-            Shape [day - skip, basin].
-        """
-        for layer in self.static_layers:
-            statics = torch.tanh(layer(statics))
-        basin = nn.functional.linear(statics, self.static_weight, self.input_bias)
+        """See `BasinNetwork`."""
+        told = self.through_static_layers(statics)
+        basin = nn.functional.linear(told, self.static_weight, self.input_bias)
         joined = nn.functional.linear(forcing, self.forcing_weight).add_(basin).relu_()
-        bf16 = self.bf16 and torch.is_grad_enabled()
-        with torch.autocast(joined.device.type, dtype=torch.bfloat16, enabled=bf16):
+        with self.products(joined.device):
             states, _ = self.lstm(joined)
         states = states.float()
         states = states[skip:]
         if keep is not None:
             states = states * keep
-        scaled = self.output(states).squeeze(-1)
-        return scaled if self.floor is None else nn.functional.softplus(scaled) + self.floor
+        return self.above_floor(self.output(states).squeeze(-1))
+
+
+def set_forget_bias(lstm: nn.LSTM, forget_bias: float) -> None:
+    """Set the forget gate's bias of torch's LSTM."""
+    # The LSTM adds two biases; gates are ordered input, forget, cell, output.
+    biases, hidden = dict(lstm.named_parameters()), lstm.hidden_size
+    biases["bias_ih_l0"][hidden : 2 * hidden] = 0.0
+    biases["bias_hh_l0"][hidden : 2 * hidden] = forget_bias
 
 
 def arrays_of(network: nn.Module) -> dict[str, NDArray[np.float32]]:

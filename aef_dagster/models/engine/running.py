@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from aef_dagster.models.engine.network import BasinLSTM
+from aef_dagster.models.engine.network import BasinNetwork
+from aef_dagster.models.engine.variants import network_of
 from aef_dagster.models.engine.windows import gather
 from aef_dagster.models.inputs import JobInputs
 from aef_dagster.models.jobs import Recipe
@@ -25,15 +26,15 @@ WINDOWS_AT_ONCE = 512
 Report = Callable[[int, int], None]
 
 
-def new_network(scaler: Scaler, recipe: Recipe, hidden: int) -> BasinLSTM:
+def new_network(scaler: Scaler, recipe: Recipe, hidden: int) -> BasinNetwork:
     """The network that fits a scaler's inputs and a recipe."""
     floor = scaler.no_flow if recipe.softplus else None
     forcings, statics = len(scaler.forcing_names), scaler.static_size
-    return BasinLSTM(forcings, statics, hidden, recipe.static_layers, floor)
+    return network_of(recipe, forcings, statics, hidden, floor)
 
 
 def simulate_targets(
-    network: BasinLSTM, inputs: JobInputs, report: Report = lambda done, days: None
+    network: BasinNetwork, inputs: JobInputs, report: Report = lambda done, days: None
 ) -> NDArray[np.float32]:
     """Simulate a job's targets over its test period, as its recipe wants it.
 
@@ -64,7 +65,7 @@ def simulate_targets(
 
 
 def simulate(
-    network: BasinLSTM,
+    network: BasinNetwork,
     scaler: Scaler,
     forcing: NDArray[np.float32],
     rows: NDArray[np.int64],
@@ -99,7 +100,7 @@ def simulate(
 
 
 def simulate_windowed(
-    network: BasinLSTM,
+    network: BasinNetwork,
     scaler: Scaler,
     forcing: NDArray[np.float32],
     rows: NDArray[np.int64],
@@ -157,7 +158,7 @@ def simulate_windowed(
 
 
 def run_network(
-    network: BasinLSTM,
+    network: BasinNetwork,
     scaler: Scaler,
     forcing: NDArray[np.float32],
     rows: NDArray[np.int64],

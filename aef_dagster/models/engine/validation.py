@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from aef_dagster.models.engine.draws import Draws
 from aef_dagster.models.engine.losses import masked_rmse_loss, nse_by_basin
-from aef_dagster.models.engine.network import BasinLSTM
+from aef_dagster.models.engine.network import BasinNetwork
 from aef_dagster.models.engine.running import run_network
 from aef_dagster.models.inputs import JobInputs
 
@@ -50,7 +50,7 @@ class Validation:
         varies = [np.ptp(one[np.isfinite(one)]) > 0 for one in self._observed]
         self.scorable = len(usable) > 0 if self._by_loss else any(varies)
 
-    def run(self, network: BasinLSTM) -> dict[str, float]:
+    def run(self, network: BasinNetwork) -> dict[str, float]:
         """Scores of a network."""
         if not self.scorable:
             return self.scores(np.zeros((0, 0), dtype=np.float32))

@@ -8,7 +8,7 @@ sees. Days of the loss lie inside the training period; the warm-up may begin bef
 record does, because weather of earlier years tells nothing of what is tested.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -34,6 +34,8 @@ class Windows:
         Position of the first day that a window may begin on.
     window, warmup
         Days per window, and how many of them come before the loss.
+    weights
+        How often each donor is drawn, relative to the others; None = all alike.
 
     Attributes
     ----------
@@ -43,11 +45,15 @@ class Windows:
         Per basin of these, how many windows it has and where its first one lies in `starts`.
     starts
         Positions of their first days, basin after basin.
+    shares_up_to
+        Per basin of these, the share of draws that goes to it and those before it, float64; None
+        where all are drawn alike.
 
     Raises
     ------
     UserError
-        The training period is shorter than the days of the loss, or there is no such window.
+        The training period is shorter than the days of the loss, or there is no such window, or
+        none of a donor with a weight.
     """
 
     def __init__(
@@ -57,6 +63,7 @@ class Windows:
         first_day: int,
         window: int,
         warmup: int,
+        weights: Sequence[float] | None = None,
     ):
         first = max(first_day, train.start - warmup)
         last = train.stop - window
@@ -81,6 +88,16 @@ class Windows:
         self.counts = counts[self.basins]
         self.offsets = np.cumsum(self.counts) - self.counts
         self.starts = np.concatenate(eligible)
+        self.shares_up_to: NDArray[np.float64] | None = None
+        if weights is not None:
+            summed = np.cumsum(np.array(weights, dtype=np.float64)[self.basins] / max(weights))
+            if summed[-1] == 0:
+                raise UserError(
+                    f"none of the {np.count_nonzero(weights)} donors with a weight above 0 has "
+                    "flow on a day that training could see: give others a weight"
+                )
+            # The last is 1 exactly, and every draw lies below it.
+            self.shares_up_to = summed / summed[-1]
 
 
 def windows_of(inputs: JobInputs) -> Windows:
@@ -92,6 +109,7 @@ def windows_of(inputs: JobInputs) -> Windows:
         inputs.first,
         window,
         inputs.job.recipe.warmup_days(window),
+        inputs.job.donor_weights or None,
     )
 
 
@@ -107,7 +125,7 @@ class Sampler(Protocol):
 
 
 class RandomSampler:
-    """A basin uniformly, then one of its windows uniformly, with replacement."""
+    """A basin, uniformly or by its weight, then one of its windows uniformly, with replacement."""
 
     def __init__(self, windows: Windows, batch: int, draws: Draws):
         self._windows, self._batch, self._draws = windows, batch, draws
@@ -116,7 +134,11 @@ class RandomSampler:
         """See `Sampler`."""
         windows = self._windows
         uniform = self._draws.uniform("windows", update, 2 * self._batch)
-        chosen = (uniform[: self._batch] * windows.basins.size).astype(np.int64)
+        if windows.shares_up_to is None:
+            chosen = (uniform[: self._batch] * windows.basins.size).astype(np.int64)
+        else:
+            # On the right: a basin of weight 0 ends where it begins, and is passed over.
+            chosen = np.searchsorted(windows.shares_up_to, uniform[: self._batch], side="right")
         within = (uniform[self._batch :] * windows.counts[chosen]).astype(np.int64)
         starts = windows.starts[windows.offsets[chosen] + within]
         return windows.basins[chosen], starts.astype(np.int64)

@@ -91,6 +91,42 @@ def basin_scores(
     )
 
 
+@dg.asset(
+    group_name=GROUP, kinds={"duckdb"}, code_version="1",
+    deps=[dg.AssetDep("regional_models", partition_mapping=dg.AllPartitionMapping())],
+)  # fmt: skip
+def regional_scores(
+    home: HomeResource, warehouse: WarehouseResource, tracking: TrackingResource
+):  # fmt: skip
+    """All scores of regional models, one row a model and basin tested.
+
+    Contents: as `basin_scores`, with design, fold, what was learned from and from how many basins,
+    in place of space and k.
+    Grain: (job_hash, gauge_id, design, fold, learned_from).
+    """
+    world, store = home.open(), warehouse.open()
+    scores = collect_scores(world.checkpoints, "regional_models", tracking.open().run_id)
+    store.replace("scores", scores, asset="regional_models")
+    current = scores[scores["current"]]
+    summary = (
+        current.groupby(["design", "representation", "recipe", "budget"])
+        .agg(basins=("gauge_id", "nunique"), models=("job_hash", "nunique"),
+             median_nse=("nse", "median"), median_kge=("kge", "median"))
+        .reset_index()
+    )  # fmt: skip
+    return dg.MaterializeResult(
+        metadata={
+            "dagster/row_count": len(scores),
+            "superseded": int((~scores["current"]).sum()),
+            "models": current["job_hash"].nunique(),
+            "sample": bool(current["sample"].any()),
+            "surrogate": bool(current["surrogate"].any()),
+            **metadata.numbers({"median_nse": current["nse"].median()}),
+            "by_design": dg.MetadataValue.md(metadata.markdown_table(summary)),
+        }
+    )
+
+
 def build() -> list:
     """Assets of the group."""
-    return [basin_scores]
+    return [basin_scores, regional_scores]

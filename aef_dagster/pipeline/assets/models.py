@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import dagster as dg
 
+from aef_dagster.experiments.donor_models import SPACE_OF_SOFT
 from aef_dagster.pipeline.basin_training import describe_failures, finish_study, train_basins
 from aef_dagster.pipeline.checks import (
     check_complete,
@@ -27,7 +28,7 @@ from aef_dagster.pipeline.resources import (
     WarehouseResource,
 )
 from aef_dagster.settings import Settings
-from aef_dagster.similarity.spaces import SPACES
+from aef_dagster.similarity.spaces import LEARNED_SPACES, SPACES
 
 GROUP = "models"
 # A run costs seconds of start-up and the models of one run share data and cores, so a backfill is
@@ -44,7 +45,7 @@ def build(settings: Settings) -> list:
         backfill_policy=dg.BackfillPolicy.multi_run(BASINS_PER_RUN), output_required=False,
         kinds={"pytorch", "mlflow"}, code_version="1", check_specs=[no_leakage, complete],
         deps=["forcings", "streamflow", "attributes", "basin_embedding",
-              *(dg.AssetKey(["donors", space]) for space in SPACES)],
+              *(dg.AssetKey(["donors", space]) for space in (*SPACES, *LEARNED_SPACES))],
     )  # fmt: skip
     def basin_models(
         context: dg.AssetExecutionContext, config: TrainingConfig, home: HomeResource,
@@ -61,7 +62,7 @@ def build(settings: Settings) -> list:
         choice = config.resolve(platform.dataset)
         world, store, mlflow = home.open(), warehouse.open(), tracking.open()
         targets = asked_partitions(context, config.basins)
-        refuse_blocked_donors(context.instance, choice.space)
+        refuse_blocked_donors(context.instance, SPACE_OF_SOFT.get(choice.space, choice.space))
         plan = plan_basins(
             world, store, choice, targets, platform.dataset, platform.forcing, platform.precision
         )

@@ -14,12 +14,14 @@ from aef_dagster.embeddings.pooling import stacked
 from aef_dagster.pipeline import metadata
 from aef_dagster.pipeline.automation import when_inputs_change
 from aef_dagster.pipeline.choices import CHOICES, as_last_chosen, choices_of
-from aef_dagster.pipeline.config import AefSimilarity, RandomSimilarity
+from aef_dagster.pipeline.config import AefSimilarity, LearnedSimilarity, RandomSimilarity
+from aef_dagster.pipeline.learned_similarity import learned_similarity
 from aef_dagster.pipeline.resources import HomeResource, WarehouseResource
 from aef_dagster.pipeline.versions import frame_version
 from aef_dagster.similarity import spaces
 from aef_dagster.similarity.donors import rank_donors, similarity_long
 from aef_dagster.similarity.representations import STUDY_ATTRIBUTES
+from aef_dagster.storage.home import Home
 from aef_dagster.storage.tables import (
     attribute_frame,
     donor_frame,
@@ -36,22 +38,22 @@ class NoConfig(dg.Config):
     """A space without choices."""
 
 
-def _attributes(store: Warehouse, config: NoConfig) -> tuple:
+def _attributes(home: Home, store: Warehouse, config: NoConfig) -> tuple:
     frame = attribute_frame(store, "published")[list(STUDY_ATTRIBUTES)]
     return spaces.similarity_attributes(frame), frame.index.tolist()
 
 
-def _aef(store: Warehouse, config: AefSimilarity) -> tuple:
+def _aef(home: Home, store: Warehouse, config: AefSimilarity) -> tuple:
     frame = embedding_frame(store, with_spread=True)
     return spaces.similarity_aef(stacked(frame), raw=config.raw), frame.index.tolist()
 
 
-def _distance(store: Warehouse, config: NoConfig) -> tuple:
+def _distance(home: Home, store: Warehouse, config: NoConfig) -> tuple:
     frame = store.frame("SELECT gauge_id, lat, lon FROM basins ORDER BY gauge_id")
     return spaces.similarity_distance(frame["lat"], frame["lon"]), frame["gauge_id"].tolist()
 
 
-def _random(store: Warehouse, config: RandomSimilarity) -> tuple:
+def _random(home: Home, store: Warehouse, config: RandomSimilarity) -> tuple:
     ids = store.frame("SELECT gauge_id FROM basins ORDER BY gauge_id")["gauge_id"].tolist()
     return spaces.similarity_random(ids, config.seed), ids
 
@@ -59,10 +61,11 @@ def _random(store: Warehouse, config: RandomSimilarity) -> tuple:
 class Space(NamedTuple):
     """How one space is measured, its config, its upstream, and what a reader should know."""
 
-    measure: Callable[[Warehouse, Any], tuple]
+    measure: Callable[[Home, Warehouse, Any], tuple]
     config: type[dg.Config]
     upstream: str
     meaning: str
+    symmetric: bool = True
 
 
 # Spaces whose inputs change by themselves, when a year appears.
@@ -94,17 +97,26 @@ _SPACES = {
         "basins",
         "Control: cosine of seeded random vectors. Donors picked here know nothing.",
     ),
+    "fusion": Space(
+        learned_similarity,
+        LearnedSimilarity,
+        "regional_models",
+        "Cosine of what networks told attributes and embeddings made of each basin in their first "
+        "layer; a target's row comes from a network that never saw the target.",
+        symmetric=False,
+    ),
 }
 
 
 def _pair(space: str) -> list:
-    measure, config_class, upstream, meaning = _SPACES[space]
+    measure, config_class, upstream, meaning, symmetric = _SPACES[space]
     condition = when_inputs_change() if space in _REFRESHED else None
     valid = dg.AssetCheckSpec(
         "valid_matrix",
         asset=dg.AssetKey(["similarity", space]),
         blocking=True,
-        description="Symmetric, finite, ones on the diagonal, nothing outside [-1, 1].",
+        description=("Symmetric, finite" if symmetric else "Finite")
+        + ", ones on the diagonal, nothing outside [-1, 1].",
     )
     leak_free = dg.AssetCheckSpec(
         "leak_free",
@@ -125,10 +137,10 @@ def _pair(space: str) -> list:
         home: HomeResource,
         warehouse: WarehouseResource,
     ):
-        home.open()
+        world = home.open()
         config = as_last_chosen(context, config)
         store = warehouse.open()
-        matrix, gauge_ids = measure(store, config)
+        matrix, gauge_ids = measure(world, store, config)
         table = similarity_long(matrix, gauge_ids).assign(space=space)
         store.replace("similarity", table, space=space)
         matrix, gauge_ids = similarity_matrix(store, space)  # checked as it was stored
@@ -146,7 +158,7 @@ def _pair(space: str) -> list:
                 ),
             },
         )
-        yield _valid_matrix(valid, matrix)
+        yield _valid_matrix(valid, matrix, symmetric)
 
     @dg.asset(
         name=space, key_prefix="donors", group_name=GROUP, deps=[similarity], kinds={"duckdb"},
@@ -202,7 +214,7 @@ def _choices(config: Any) -> dict[str, str]:
     return {name: str(value) for name, value in config.model_dump().items()}
 
 
-def _valid_matrix(spec: dg.AssetCheckSpec, matrix) -> dg.AssetCheckResult:
+def _valid_matrix(spec: dg.AssetCheckSpec, matrix, symmetric: bool) -> dg.AssetCheckResult:
     import numpy as np
 
     asymmetry = float(np.abs(matrix - matrix.T).max())
@@ -212,7 +224,7 @@ def _valid_matrix(spec: dg.AssetCheckSpec, matrix) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(
         asset_key=spec.asset_key,
         check_name=spec.name,
-        passed=bool(finite and inside and asymmetry < 1e-6 and diagonal < 1e-6),
+        passed=bool(finite and inside and (asymmetry < 1e-6 or not symmetric) and diagonal < 1e-6),
         metadata={"asymmetry": asymmetry, "diagonal_error": diagonal, "finite": finite},
     )
 

@@ -1,0 +1,115 @@
+"""Held-out simulations by choice of training, and what is known of each basin beforehand.
+
+Here: from scores and checkpoints to calibrations. Not here: calibrating (experiments/trust.py), the
+asset.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pandas as pd
+
+from aef_dagster.evaluation.trust_features import trust_features
+from aef_dagster.experiments.trust import Calibration, calibrate
+from aef_dagster.models.checkpoints import Checkpoint
+from aef_dagster.similarity.spaces import great_circle_km
+from aef_dagster.storage.home import Home
+from aef_dagster.storage.tables import attribute_frame, similarity_matrix
+from aef_dagster.storage.warehouse import Warehouse
+
+# Regional models that stand for basins without a gauge.
+DESIGN = "folds"
+
+
+@dataclass(frozen=True)
+class Held:
+    """Results of one choice: a row a basin and model."""
+
+    asset: str
+    choice: str
+    rows: pd.DataFrame
+
+
+def choice_in_words(row) -> str:
+    """Name of a choice, the same for every basin trained with it."""
+    if row.asset == "regional_models":
+        return f"regional, told {row.representation}, {row.recipe} {row.budget}"
+    return f"donors {row.space} k={row.k}, told {row.representation}, {row.recipe} {row.budget}" + (
+        f", {row.n_members} seeds" if row.n_members > 1 else ""
+    )
+
+
+def held_out(store: Warehouse) -> Iterator[Held]:
+    """All results of basins as if ungauged, by choice: what is in force."""
+    scores = store.frame(
+        "SELECT * FROM scores WHERE current AND role = 'ungauged' AND "
+        "(asset = 'basin_models' OR design = ?)", [DESIGN],
+    )  # fmt: skip
+    scores["choice"] = [choice_in_words(row) for row in scores.itertuples()]
+    for (asset, choice), rows in scores.groupby(["asset", "choice"]):
+        yield Held(str(asset), str(choice), rows)
+
+
+def calibrations(home: Home, store: Warehouse) -> tuple[list[Calibration], list[str]]:
+    """A calibration for each choice with enough basins; the choices without."""
+    matrix, ids = similarity_matrix(store, "aef")
+    similarity = pd.DataFrame(matrix, index=ids, columns=ids)
+    climate = attribute_frame(store, "training_period")
+    places = store.frame("SELECT gauge_id, lat, lon FROM basins").set_index("gauge_id")
+    kilometres = pd.DataFrame(
+        great_circle_km(places["lat"], places["lon"]), index=places.index, columns=places.index
+    )
+    made, untold = [], []
+    for held in held_out(store):
+        nse = held.rows.groupby("gauge_id")["nse"].median()
+        found = None
+        if nse.notna().sum() >= 2:
+            features = trust_features(
+                _donors(home, held),
+                similarity=similarity,
+                climate=climate,
+                kilometres=kilometres,
+                spread=_spread(home, held),
+            )
+            found = calibrate(held.asset, held.choice, features, nse)
+        if found is None:
+            untold.append(held.choice)
+        else:
+            made.append(found)
+    return made, untold
+
+
+def _donors(home: Home, held: Held) -> dict[str, tuple[str, ...]]:
+    donors = {}
+    for job_hash, rows in held.rows.groupby("job_hash"):
+        learned = Checkpoint.open(home.checkpoints, str(job_hash)).job().donors
+        donors.update(dict.fromkeys(rows["gauge_id"], learned))
+    return donors
+
+
+def _spread(home: Home, held: Held) -> pd.Series | None:
+    """Standard deviation over members relative to mean flow; None where there is one member."""
+    parts = []
+    if held.asset == "basin_models":
+        if int(held.rows["n_members"].iloc[0]) < 2:
+            return None
+        for job_hash in held.rows["job_hash"].unique():
+            table = Checkpoint.open(home.checkpoints, job_hash).simulation()
+            parts.append(table.groupby("gauge_id").agg(sd=("sim_std", "mean"), sim=("sim", "mean")))
+    else:
+        if held.rows["seed"].nunique() < 2:
+            return None
+        for _fold, rows in held.rows.groupby("fold"):
+            members = [
+                Checkpoint.open(home.checkpoints, job_hash).simulation()["sim"]
+                for job_hash in rows["job_hash"].unique()
+            ]
+            first = Checkpoint.open(home.checkpoints, rows["job_hash"].iloc[0]).simulation()
+            together = pd.concat(members, axis=1)
+            told = pd.DataFrame(
+                {"gauge_id": first["gauge_id"], "sd": together.std(axis=1, ddof=0),
+                 "sim": together.mean(axis=1)}
+            )  # fmt: skip
+            parts.append(told.groupby("gauge_id").mean())
+    both = pd.concat(parts)
+    return both["sd"] / both["sim"].clip(lower=1e-3)
