@@ -268,10 +268,13 @@ def simulate(
 
     session = _session(existing=True)
     (gauge_id,) = session.known([gauge_id])
-    found = newest_simulation(session.home.checkpoints, gauge_id, space=space, k=k)
+    found = newest_simulation(
+        session.home.checkpoints, session.warehouse, gauge_id, space=space, k=k
+    )
     path = output or session.home.root / "simulations" / f"{gauge_id}_{found.job_hash}.csv"
     write_simulation(found.table, path)
     _print_rows(*_ends(found.table), f"{gauge_id}, {found.title}; flows in mm/day")
+    print(_folded(found.expected))
     print(f"{len(found.table):,} days written to {path}")
 
 

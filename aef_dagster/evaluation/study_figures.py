@@ -38,7 +38,7 @@ def cdf_panels_png(
     ----------
     panels
         Design -> representation -> score of each basin, shape [basin]; NaN is left out. A
-        representation has one colour in all panels. Medians and numbers of basins are in the legend.
+        representation has one colour in all panels. The legend has medians and numbers of basins.
     reference
         Name -> published median, drawn as an upright line in every panel.
     metric
@@ -77,9 +77,10 @@ def cdf_panels_png(
         axes.legend(loc="upper left", frameon=True, framealpha=0.85, edgecolor="none", fontsize=8,
                     title="median", title_fontsize=8, alignment="left")  # fmt: skip
         _plain(axes)
+        axes.set_xlabel(metric)
+        axes.tick_params(labelbottom=True)
     for axes in grid.flat[len(panels) :]:
         axes.set_axis_off()
-    figure.supxlabel(metric, fontsize=10)
     figure.supylabel("share of basins with a lower score", fontsize=10)
     if reference:
         texts = [f"{name}: {value:.3f}" for name, value in reference.items()]
@@ -148,7 +149,9 @@ def scaling_curves_png(curves: pd.DataFrame, title: str, *, ylabel: str = "media
     axes = figure.subplots()
     for i, (space, curve) in enumerate(curves.groupby("space", sort=False)):
         curve = curve.sort_values("k")
-        k, value, low, high = (curve[name].to_numpy(float) for name in ("k", "value", "low", "high"))
+        k, value, low, high = (
+            curve[name].to_numpy(float) for name in ("k", "value", "low", "high")
+        )
         axes.fill_between(k, low, high, color=_colour(i), alpha=0.13, lw=0)
         axes.plot(k, value, marker=_MARKERS[i % len(_MARKERS)], color=_colour(i), lw=1.8, ms=5.5,
                   mec="white", mew=0.7, label=str(space))  # fmt: skip
@@ -219,7 +222,8 @@ def matrix_png(
             known = bool(np.isfinite(value))
             axes.text(column, row, f"{value:.2f}".replace("-", "−") if known else "–", ha="center",
                       va="center", fontsize=8,
-                      color="#000000" if bright[row, column] or not known else "#ffffff")  # fmt: skip
+                      color="#000000" if bright[row, column] or not known else "#ffffff",
+                      )  # fmt: skip
     return png_of(figure)
 
 

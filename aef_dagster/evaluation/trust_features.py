@@ -53,13 +53,13 @@ def trust_features(
         cosine = _largest(similarity.loc[target, known].to_numpy(dtype=float))
         apart = z.loc[known].to_numpy() - z.loc[target].to_numpy()
         distance = np.sort(np.sqrt(np.nansum(apart**2, axis=1)))[:NEAREST]
-        km = float(kilometres.loc[target, known].min())
+        km = kilometres.loc[target, known].to_numpy(dtype=float).min()
         rows[target] = {
             "similarity": float(cosine.mean()),
             "most_similar": float(cosine[0]),
             "climate_distance": float(distance.mean()),
             "log_km": float(np.log10(max(km, 1.0))),
-            **{name: float(climate.loc[target, name]) for name in ("aridity", "frac_snow")
+            **{name: climate[name][target] for name in ("aridity", "frac_snow")
                if name in climate},
             "log_spread": _log(spread, target),
         }  # fmt: skip

@@ -187,7 +187,8 @@ def _each_cluster(
         for learned in names:
             for tested in names:
                 found.add("median NSE, learned from one cluster", name,
-                          matrix.loc[learned, tested], against=f"{learned} to {tested}",
+                          float(matrix.to_numpy()[names.index(learned), names.index(tested)]),
+                          against=f"{learned} to {tested}",
                           design="each_cluster")  # fmt: skip
         flat = basins.reset_index()
         own = flat[flat["learned_from"] == flat["cluster"]].set_index("gauge_id")["nse"]
@@ -221,8 +222,8 @@ def _growth(evidence: Evidence, found: Estimates) -> tuple[pd.DataFrame, str, Pi
                 evidence.nse(f"fewer_{design}" if count else design, name, learned_from=label)
                 for design in ("folds", "clusters")
             )
-            n = count or int(np.median(
-                evidence.rows("clusters", name).drop_duplicates("job_hash")["n_donors"]))  # fmt: skip
+            models = evidence.rows("clusters", name).drop_duplicates("job_hash")
+            n = count or int(models["n_donors"].median())
             gap = found.difference(far, near, name, name, "clusters against folds",
                                    measure=f"gap of NSE, {n} basins learned from", k=n)  # fmt: skip
             rows.append({"told": name, "basins learned from": n, "unseen basins": near.median(),

@@ -84,18 +84,21 @@ def read(evidence: Evidence) -> Reading:
         for k in (*ks, everyone):
             row = found.median(nse[space][k], space, "donors", k=k)
             curves.append({"space": space, "k": k, **{n: row[n] for n in ("value", "low", "high")}})
-        long = nse[space].rename_axis("k", axis=1).stack().rename("nse").reset_index()
+        long = nse[space].reset_index().melt("gauge_id", var_name="k", value_name="nse")
+        long = long.dropna(subset="nse")
         counts = best_k_counts(long)
         test = chi_square_uniform(counts)
         found.add("chi-square of best k against a uniform law", space, test["statistic"],
                   design="donors", n_basins=int(counts.sum()), p=test["p"])  # fmt: skip
-        bests.append({"space": space, **{f"k = {k}": int(counts.get(k, 0)) for k in (*ks, everyone)},
+        bests.append({"space": space,
+                      **{f"k = {k}": int(counts.get(k, 0)) for k in (*ks, everyone)},
                       "chi-square": test["statistic"], "p": test["p"]})  # fmt: skip
         falls[space] = collapse(long, groups=found.groups(nse[space].index))
     for name in [name for name in nse if name not in spaces]:
-        for k in nse[name].columns:
-            row = found.median(nse[name][k], name, "donors", k=k)
-            curves.append({"space": name, "k": k, **{n: row[n] for n in ("value", "low", "high")}})
+        for soft_k in map(int, nse[name].columns):
+            row = found.median(nse[name][soft_k], name, "donors", k=soft_k)
+            curves.append({"space": name, "k": soft_k,
+                           **{n: row[n] for n in ("value", "low", "high")}})  # fmt: skip
     middle = ks[len(ks) // 2]
     rows = _comparisons(nse, spaces, middle, everyone, found)
     against_random = next(row for row in rows if row["of"] == "aef" and row["against"] == "random")

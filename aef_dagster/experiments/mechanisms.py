@@ -1,7 +1,7 @@
 """Why embeddings work, where they do: what they know, whom they call alike, how sharply.
 
-Here: the reading; nothing is trained for it. Not here: the statistics (evaluation/knowledge.py, coherence.py),
-clusters (similarity/clusters.py).
+Here: the reading; nothing is trained for it. Not here: the statistics (evaluation/knowledge.py,
+evaluation/coherence.py), clusters (similarity/clusters.py).
 """
 
 import numpy as np
@@ -16,8 +16,8 @@ from aef_dagster.experiments.sizes import Size
 NAME = "mechanisms"
 TITLE = "What embeddings know"
 QUESTION = (
-    "Which attributes can be read from an embedding, do basins that it calls alike also flow alike, "
-    "how sharply does it tell basins apart, and what is its similarity made of?"
+    "Which attributes can be read from an embedding, do basins that it calls alike also flow "
+    "alike, how sharply does it tell basins apart, and what is its similarity made of?"
 )
 SPACES = ("aef", "attributes", "fusion", "distance", "random")
 PERMUTATIONS = 199
@@ -70,7 +70,7 @@ def read(evidence: Evidence) -> Reading:
     shown = known.head(30)
     pictures = [
         Picture("What an embedding knows", bars_png(
-            shown["attribute"], shown["r2"], shown["low"], shown["high"],
+            shown["attribute"].tolist(), shown["r2"], shown["low"], shown["high"],
             title=f"{evidence.prefix}cross-validated R2 from the embedding",
             xlabel="R2 of a ridge regression, 95 % bootstrap interval")),
         Picture("How alike basins are", distributions_png(
@@ -133,9 +133,9 @@ def _knowledge(
     ).loc[ids]
     attributes = attributes.loc[:, attributes.nunique() > 2]
     skills = ridge_skills(vectors, attributes, groups=found.groups(attributes.index))
-    for row in skills.itertuples():
-        found.add("cross-validated R2 from the embedding", str(row.attribute), row.r2, low=row.low,
-                  high=row.high, n_basins=int(row.n))  # fmt: skip
+    for row in skills.to_dict("records"):
+        found.add("cross-validated R2 from the embedding", row["attribute"], row["r2"],
+                  low=row["low"], high=row["high"], n_basins=int(row["n"]))  # fmt: skip
     table = spearman_table(vectors, attributes)
     strongest = table.reindex(table["rho"].abs().sort_values(ascending=False).index)
     share = float((table["q"] < 0.05).mean())

@@ -43,7 +43,7 @@ def read(evidence: Evidence) -> Reading:
     found, rows, differences = Estimates(evidence.regions), [], []
     yearly = evidence.yearly_scores()
     nse = yearly.pivot_table(index="gauge_id", columns="year", values="nse", aggfunc="median")
-    first, *later = sorted(nse.columns)
+    first, *later = sorted(int(year) for year in nse.columns)
     change = _change(evidence.yearly, first)
     for year in later:
         row = found.difference(nse[year], nse[first], str(year), str(first), "folds",
@@ -104,7 +104,8 @@ def read(evidence: Evidence) -> Reading:
 def _change(yearly: pd.DataFrame, first: int) -> dict[int, pd.Series]:
     """1 - cosine of each year's embedding with the first year's, per basin."""
     vectors = {
-        int(year): rows.set_index("gauge_id")[list(BANDS)] for year, rows in yearly.groupby("year")
+        int(rows["year"].iloc[0]): rows.set_index("gauge_id")[list(BANDS)]
+        for _year, rows in yearly.groupby("year")
     }
     start = vectors[first]
     change = {}

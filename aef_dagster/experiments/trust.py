@@ -83,8 +83,8 @@ def read(calibrations: list[Calibration], untold: list[str], prefix: str) -> Rea
         told = made.told
         found.add("share of held-out basins inside the interval", made.choice, told["share"],
                   low=told["low"], high=told["high"], n_basins=int(told["n"]))  # fmt: skip
-        found.add("rank correlation of expected and reached NSE", made.choice, told["rank_correlation"],
-                  n_basins=int(told["n"]))  # fmt: skip
+        found.add("rank correlation of expected and reached NSE", made.choice,
+                  told["rank_correlation"], n_basins=int(told["n"]))  # fmt: skip
         rows.append({
             "models": made.choice, "basins": int(told["n"]), "inside": told["share"],
             "from": told["low"], "to": told["high"], "rank correlation": told["rank_correlation"],

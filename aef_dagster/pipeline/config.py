@@ -98,18 +98,25 @@ class Clustering(dg.Config):
     k_max: int = Field(12, ge=2, le=50, description="Most clusters (the study tried 4 to 12).")
 
 
+_SIZES = (
+    "sample (seconds), small (minutes, never the answer), full (a GPU or a cluster); by default "
+    "small, or sample in the sample."
+)
+
+
+def _size_of(name: Any, dataset: str) -> Size:
+    """A size, the dataset's default filled in."""
+    return size_named(chosen(name) if name else DEFAULT_SIZE[dataset])
+
+
 class StudyConfig(dg.Config):
     """Which study an asset belongs to."""
 
-    size: SizeName | None = Field(  # type: ignore[valid-type]
-        None,
-        description="sample (seconds), small (minutes, never the answer), full (a GPU or a "
-        "cluster); by default small, or sample in the sample.",
-    )
+    size: SizeName | None = Field(None, description=_SIZES)  # type: ignore[valid-type]
 
     def resolve(self, dataset: str) -> Size:
         """The size, the dataset's default filled in."""
-        return size_named(chosen(self.size) if self.size else DEFAULT_SIZE[dataset])
+        return _size_of(self.size, dataset)
 
 
 class LearnedSimilarity(dg.Config):
@@ -120,9 +127,10 @@ class LearnedSimilarity(dg.Config):
     )
 
 
-class RegionalConfig(StudyConfig):
+class RegionalConfig(dg.Config):
     """What `regional_models` trains."""
 
+    size: SizeName | None = Field(None, description=_SIZES)  # type: ignore[valid-type]
     experiments: list[str] = Field(
         [], description="Only what these experiments ask for; empty: all of the study."
     )
@@ -132,6 +140,10 @@ class RegionalConfig(StudyConfig):
     workers: int | None = Field(
         None, ge=1, le=256, description="Models trained at once; by default one per core."
     )
+
+    def resolve(self, dataset: str) -> Size:
+        """The size, the dataset's default filled in."""
+        return _size_of(self.size, dataset)
 
 
 class TrainingConfig(dg.Config):

@@ -21,7 +21,7 @@ from aef_dagster.experiments.donor_models import (
     plan,
     soft_donors_of,
 )
-from aef_dagster.models.data import TrainingData
+from aef_dagster.models.data import StaticTable, TrainingData
 from aef_dagster.models.jobs import TrainingJob
 from aef_dagster.models.statics import COLUMNS, static_table
 from aef_dagster.pipeline.config import TrainingChoice
@@ -142,6 +142,20 @@ def static_frames(store: Warehouse, representations: Sequence[str]) -> dict[str,
     return {name: reader() if name in read else pd.DataFrame() for name, reader in readers.items()}
 
 
+def described(
+    representation: str, gauge_ids: Sequence[str], frames: dict[str, pd.DataFrame]
+) -> StaticTable:
+    """What a network is told of some basins, from the tables of `static_frames`."""
+    return static_table(
+        representation,
+        gauge_ids,
+        attributes=frames.get("attributes"),
+        climate=frames.get("climate"),
+        embedding=frames.get("embedding"),
+        first_year=frames.get("first_year"),
+    )
+
+
 def usable(
     home: Home, store: Warehouse, statics: dict[str, pd.DataFrame], periods: Periods
 ) -> tuple[set[str], set[str]]:
@@ -180,7 +194,7 @@ def training_data(
         forcing_names=FORCINGS,
         forcing=forcing,
         streamflow=cube["streamflow"].values,
-        statics={name: static_table(name, gauge_ids, **statics) for name in representations},
+        statics={name: described(name, gauge_ids, statics) for name in representations},
     )
 
 

@@ -10,9 +10,8 @@ from aef_dagster.errors import UserError
 from aef_dagster.experiments.donor_scaling import FUSED
 from aef_dagster.models.checkpoints import Checkpoint
 from aef_dagster.models.fusion import learned_vectors
-from aef_dagster.models.statics import static_table
 from aef_dagster.pipeline.config import LearnedSimilarity, chosen
-from aef_dagster.pipeline.inputs import static_frames
+from aef_dagster.pipeline.inputs import described, static_frames
 from aef_dagster.similarity.spaces import similarity_by_model
 from aef_dagster.storage.home import Home
 from aef_dagster.storage.warehouse import Warehouse
@@ -47,7 +46,7 @@ def learned_similarity(
     newest = trained[trained["budget"] == trained["budget"].iloc[-1]]
     held_out_by = newest.drop_duplicates("gauge_id", keep="last").set_index("gauge_id")["job_hash"]
     held_out_by = held_out_by.sort_index()
-    table = static_table(FUSED, held_out_by.index, **static_frames(store, [FUSED]))
+    table = described(FUSED, held_out_by.index.tolist(), static_frames(store, [FUSED]))
     hashes = sorted(set(held_out_by))
     vectors = []
     for job_hash in hashes:

@@ -1,8 +1,9 @@
 """Partitions: one key per basin, one per AlphaEarth year, one per design and representation.
 
 All are known without a database: basins from the dataset's own list (static), years from the
-calendar (the running year closes itself in January), designs from the study's plans. Settings such as space, k or seed are config,
-not partitions: 671 basins x 4 spaces x 7 k would be a grid nobody can read.
+calendar (the running year closes itself in January), designs from the study's plans. Settings
+such as space, k or seed are config, not partitions: 671 basins x 4 spaces x 7 k would be a grid
+nobody can read.
 
 Not here: asset logic. Concept: https://docs.dagster.io/guides/build/partitions-and-backfills
 """

@@ -92,12 +92,11 @@ def _rows(checkpoint: Checkpoint, asset: str, mlflow_run_of) -> Iterator[dict]:
     job, members = checkpoint.job(), checkpoint.members()
     asked = [request for request in checkpoint.requests() if request["asset"] == asset]
     for request in asked:
-        design, space, k = (request.get(name) for name in ("design", "space", "k"))
-        key = (
-            regional_key(checkpoint.hash, design)
-            if design
-            else result_key(checkpoint.hash, space, k)
-        )
+        design, space, k = request.get("design"), request.get("space"), request.get("k")
+        if design:
+            key = regional_key(checkpoint.hash, design)
+        else:
+            key = result_key(checkpoint.hash, request["space"], request["k"])
         for scored in checkpoint.scores():
             yield {
                 **scored,

@@ -211,6 +211,9 @@ class Session:
         on_step("trust, and the report")
         self._run(["trust"], {"trust": study})
         self._run(["study_report"], {"study_report": study})
+        if any(key.startswith("folds/") for key in keys):
+            on_step("the bundle of trained models")
+            self._run(["study_bundle"], {"study_bundle": study})
         asked = asked_since(self.home.checkpoints, asked_at)
         folder = self.home.study / size.name
         return StudyRun(

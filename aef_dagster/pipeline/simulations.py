@@ -10,6 +10,8 @@ import pandas as pd
 
 from aef_dagster.errors import UserError
 from aef_dagster.pipeline.scores import all_checkpoints
+from aef_dagster.pipeline.trust_inputs import donor_choice, expectation
+from aef_dagster.storage.warehouse import Warehouse
 
 FORMATS = (".csv", ".parquet")
 
@@ -21,10 +23,11 @@ class Simulation:
     job_hash: str
     title: str
     table: pd.DataFrame
+    expected: str
 
 
 def newest_simulation(
-    checkpoints: Path, gauge_id: str, *, space: str | None, k: int | None
+    checkpoints: Path, store: Warehouse, gauge_id: str, *, space: str | None, k: int | None
 ) -> Simulation:
     """The newest result of a basin that fits, ensembles before single models.
 
@@ -38,6 +41,8 @@ def newest_simulation(
         if gauge_id not in checkpoint.job().targets:
             continue
         for request in checkpoint.requests():
+            if request["asset"] != "basin_models":
+                continue  # regional models are the study's; one of them may have seen this basin
             if space in (None, request["space"]) and k in (None, request["k"]):
                 age = (len(checkpoint.members()) > 1, checkpoint.folder.stat().st_mtime)
                 fitting.append((age, checkpoint, request))
@@ -56,7 +61,12 @@ def newest_simulation(
     kind = f"mean of {len(members)} members" if len(members) > 1 else f"seed {job.seed}"
     marks = [mark for mark in ("sample", "surrogate") if request[mark]]
     title = f"{request['space']} k={request['k']}, {kind}" + "".join(f" [{m}]" for m in marks)
-    return Simulation(checkpoint.hash, title, table.reset_index(drop=True))
+    choice = donor_choice(
+        request["space"], request["k"], job.representation, job.recipe.name, job.budget.name,
+        len(members),
+    )  # fmt: skip
+    expected = expectation(store, gauge_id, choice)
+    return Simulation(checkpoint.hash, title, table.reset_index(drop=True), expected)
 
 
 def write_simulation(table: pd.DataFrame, path: Path) -> None:

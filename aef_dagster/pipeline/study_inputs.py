@@ -76,9 +76,10 @@ def study_basins(
         )
     labels: dict[str, dict[int, pd.Series]] = {}
     silhouettes: dict[str, dict[int, float]] = {}
-    for (scheme, k), rows in clusters.groupby(["scheme", "k"]):
-        labels.setdefault(str(scheme), {})[int(k)] = rows.set_index("gauge_id")["cluster"]
-        silhouettes.setdefault(str(scheme), {})[int(k)] = float(rows["silhouette"].iloc[0])
+    for _key, rows in clusters.groupby(["scheme", "k"]):
+        scheme, k = str(rows["scheme"].iloc[0]), int(rows["k"].iloc[0])
+        labels.setdefault(scheme, {})[k] = rows.set_index("gauge_id")["cluster"]
+        silhouettes.setdefault(scheme, {})[k] = float(rows["silhouette"].iloc[0])
     return StudyBasins(frame, labels, silhouettes, _published_targets(reference_dir, frame))
 
 

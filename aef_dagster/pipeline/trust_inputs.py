@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from aef_dagster.evaluation.trust_features import trust_features
-from aef_dagster.experiments.trust import Calibration, calibrate
+from aef_dagster.experiments.trust import NOT_YET, Calibration, calibrate
 from aef_dagster.models.checkpoints import Checkpoint
 from aef_dagster.similarity.spaces import great_circle_km
 from aef_dagster.storage.home import Home
@@ -34,9 +34,49 @@ def choice_in_words(row) -> str:
     """Name of a choice, the same for every basin trained with it."""
     if row.asset == "regional_models":
         return f"regional, told {row.representation}, {row.recipe} {row.budget}"
-    return f"donors {row.space} k={row.k}, told {row.representation}, {row.recipe} {row.budget}" + (
-        f", {row.n_members} seeds" if row.n_members > 1 else ""
+    return donor_choice(row.space, row.k, row.representation, row.recipe, row.budget, row.n_members)
+
+
+def donor_choice(
+    space: str, k: int, representation: str, recipe: str, budget: str, members: int
+) -> str:
+    """Name of a choice of `basin_models`."""
+    seeds = f", {members} seeds" if members > 1 else ""
+    return f"donors {space} k={k}, told {representation}, {recipe} {budget}{seeds}"
+
+
+def expectation(store: Warehouse, gauge_id: str, choice: str) -> str:
+    """What NSE to expect of a basin's simulation, in a sentence."""
+    if not store.path.exists():
+        return f"expected NSE: {NOT_YET}"
+    found = store.frame(
+        "SELECT expected_nse, low, high, level, count(*) OVER () AS n FROM trust WHERE choice = ? "
+        "QUALIFY gauge_id = ?", [choice, gauge_id],
+    )  # fmt: skip
+    if found.empty:
+        return (
+            f"expected NSE: {NOT_YET} for {choice} (it takes 20 basins simulated under this choice "
+            "as if ungauged, then the asset `trust`)"
+        )
+    row = found.iloc[0]
+    return (
+        f"expected NSE as if ungauged: {row['expected_nse']:.2f} ({row['level']:.0%} interval "
+        f"{row['low']:.2f} to {row['high']:.2f}, learned from other basins of {int(row['n'])})"
     )
+
+
+def with_expectation(store: Warehouse, scores: pd.DataFrame) -> pd.DataFrame:
+    """Scores with a column `expected NSE`: `0.61 (0.42 to 0.73)`, or that it is not calibrated."""
+    known = store.frame("SELECT gauge_id, choice, expected_nse, low, high FROM trust")
+    told = {
+        (row.gauge_id, row.choice): f"{row.expected_nse:.2f} ({row.low:.2f} to {row.high:.2f})"
+        for row in known.itertuples()
+    }
+    choices = [choice_in_words(row) for row in scores.itertuples()]
+    return scores.assign(
+        **{"expected NSE": [told.get(key, NOT_YET)
+                            for key in zip(scores["gauge_id"], choices, strict=True)]}
+    )  # fmt: skip
 
 
 def held_out(store: Warehouse) -> Iterator[Held]:

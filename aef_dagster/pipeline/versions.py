@@ -17,3 +17,8 @@ def frame_version(frame: pd.DataFrame) -> str:
     content = frame.drop(columns=[name for name in _NOT_CONTENT if name in frame])
     rows = pd.util.hash_pandas_object(content[sorted(content.columns)], index=False)
     return hashlib.sha256(rows.sort_values().to_numpy().tobytes()).hexdigest()[:16]
+
+
+def text_version(*texts: str) -> str:
+    """16 hexadecimal digits that depend on some texts, not on their order."""
+    return hashlib.sha256(" ".join(sorted(set(texts))).encode()).hexdigest()[:16]

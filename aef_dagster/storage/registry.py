@@ -97,6 +97,26 @@ def promote(tracking_uri: str, name: str, version: str) -> None:
         connect(tracking_uri).set_registered_model_alias(name, CHAMPION, version)
 
 
+def champion_tags(tracking_uri: str, name: str = REGISTERED) -> dict[str, str] | None:
+    """Tags of the version that the alias `champion` names, with `version`; None without one.
+
+    Raises
+    ------
+    UserError
+        MLflow does not answer.
+    """
+    from mlflow.exceptions import MlflowException
+
+    with _answering(tracking_uri, "the champion could not be asked for"):
+        try:
+            found = connect(tracking_uri).get_model_version_by_alias(name, CHAMPION)
+        except MlflowException as error:
+            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                return None
+            raise
+        return {**found.tags, "version": str(found.version)}
+
+
 def load_bundle(uri: str | Path, tracking_uri: str | None = None) -> "PyFuncModel":
     """A bundle, ready to simulate: `.predict(table)` as in `bundle_model.Bundle.predict`.
 

@@ -21,6 +21,9 @@ _LONG = 16
 # From this ratio of width to height on, a picture takes the whole width of the page.
 _WIDE = 1.75
 
+# A text column with longer texts than this is broken into lines.
+_SENTENCE = 36
+
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 # Left as they are in a data: address; all else is percent-encoded. Base64 would be longer.
@@ -100,8 +103,8 @@ def picture_html(picture: Picture) -> str:
     kind = ' class="wide"' if width >= _WIDE * height > 0 else ""
     caption = f"<span>{escape(picture.caption)}</span>" if picture.caption else ""
     return (
-        f'<figure{kind}><div class="card"><img alt="{title}" src="{source}"{size} '
-        f'decoding="async"></div><figcaption><strong>{title}</strong>{caption}</figcaption></figure>'
+        f'<figure{kind}><div class="card"><img alt="{title}" src="{source}"{size}></div>'
+        f"<figcaption><strong>{title}</strong>{caption}</figcaption></figure>"
     )
 
 
@@ -162,12 +165,14 @@ def _number(value: float, whole: bool) -> str:
 
 def _text_cells(column: pd.Series) -> list[str]:
     words = {True: "yes", False: "no"}
-    values = column.tolist()
+    texts = [
+        None if pd.isna(value) else words[value] if isinstance(value, bool) else str(value)
+        for value in column.tolist()
+    ]
+    # Sentences may break into lines, names and ids may not.
+    kind = " class=prose" if any(len(text) > _SENTENCE for text in texts if text) else ""
     return [
-        _MISSING_TEXT
-        if pd.isna(value)
-        else f"<td>{escape(words[value] if isinstance(value, bool) else str(value))}</td>"
-        for value in values
+        _MISSING_TEXT if text is None else f"<td{kind}>{escape(text)}</td>" for text in texts
     ]
 
 

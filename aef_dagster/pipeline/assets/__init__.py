@@ -1,7 +1,8 @@
 """The registry of assets: which module's assets stand in which group.
 
-Not here: any asset. Each group has a module of its name. Others stand by themselves: change.py has two assets, of two
-groups, that tell what a new year changed; clusters.py, regional.py and trust.py have one each.
+Not here: any asset. Each group has a module of its name. Others stand by themselves: change.py has
+two assets, of two groups, that tell what a new year changed; clusters.py, regional.py and trust.py
+have one each.
 """
 
 from aef_dagster.pipeline.assets import (

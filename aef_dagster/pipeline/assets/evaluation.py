@@ -15,6 +15,7 @@ from aef_dagster.pipeline.resources import (
     WarehouseResource,
 )
 from aef_dagster.pipeline.scores import collect_scores
+from aef_dagster.pipeline.trust_inputs import with_expectation
 
 GROUP = "evaluation"
 
@@ -70,7 +71,19 @@ def basin_scores(
                 else {}
             ),
             "preview": metadata.preview(
-                current[["gauge_id", "space", "k", "budget", "seed", "nse", "kge", "pbias"]]
+                with_expectation(store, current)[
+                    [
+                        "gauge_id",
+                        "space",
+                        "k",
+                        "budget",
+                        "seed",
+                        "nse",
+                        "expected NSE",
+                        "kge",
+                        "pbias",
+                    ]
+                ]
             ),
         }
     )

@@ -25,6 +25,7 @@ from aef_dagster.pipeline.resources import (
     WarehouseResource,
 )
 from aef_dagster.pipeline.study_inputs import plan_regional, study_basins
+from aef_dagster.pipeline.versions import text_version
 
 GROUP = "models"
 
@@ -51,10 +52,10 @@ def build() -> list:
     ) -> Iterator:  # fmt: skip
         """One model of many basins, tested on basins or in years that it has not seen.
 
-        Contents: per partition, a design (which basins are held out together) and a representation
-        (what the network is told), all models that the study of the chosen size asks for: folds, seeds,
-        recipes. Each is a checkpoint with the simulations and scores of its targets, and an MLflow run
-        under the experiment that asked first.
+        Contents: per partition, a design (which basins are held out together) and a
+        representation (what the network is told), all models that the study of the chosen size
+        asks for: folds, seeds, recipes. Each is a checkpoint with the simulations and scores of its
+        targets, and an MLflow run under the experiment that asked first.
         Grain: one partition a design and representation. A finished job is not trained twice.
         """
         size = config.resolve(platform.dataset)
@@ -77,18 +78,20 @@ def build() -> list:
             run_id=context.run.run_id, failures=failures,
         ):  # fmt: skip
             for member in members:
-                mlflow.enqueue(tracked_model(
-                    member, size.name, asked_by[member.ask], context.run.run_id, platform.dagster_url
-                ))  # fmt: skip
+                asking = asked_by[member.ask]
+                mlflow.enqueue(
+                    tracked_model(
+                        member, size.name, asking, context.run.run_id, platform.dagster_url
+                    )
+                )
             mlflow.drain()
             finished |= {member.checkpoint.hash for member in members}
             yield dg.AssetMaterialization(
                 context.asset_key,
                 partition=key,
                 metadata=_metadata(key, members, size.name),
-                tags={"dagster/data_version": "-".join(sorted({m.checkpoint.hash for m in members}))[
-                    :200]},
-            )  # fmt: skip
+                tags={"dagster/data_version": text_version(*(m.checkpoint.hash for m in members))},
+            )
         done = [job for _ask, job in plan.jobs if job.hash in finished]
         yield check_leakage(world.checkpoints, done, plan.data, asset="regional_models")
         if failures:
@@ -104,7 +107,8 @@ def build() -> list:
 def _metadata(key: str, members: list[Member], size: str) -> dict:
     members = sorted(members, key=lambda m: (m.ask.recipe, m.ask.split.learned_from,
                                              m.ask.split.fold, m.ask.seed))  # fmt: skip
-    rows, curves = [], {}
+    rows: list[dict] = []
+    curves: dict[str, list[float]] = {}
     for member in members:
         scores, split = member.scores, member.ask.split
         told = summarise(scores["nse"])

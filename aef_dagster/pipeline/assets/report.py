@@ -1,18 +1,21 @@
-"""Group report: the study as one page.
+"""Group report: the study as one page, and its models as one registered bundle.
 
-Here: the asset. Not here: the page (experiments/report/), what it tells (each experiment).
+Here: the assets. Not here: the page (experiments/report/), what it tells (each experiment), the
+bundle's choice and check (pipeline/bundling.py).
 """
 
 from datetime import date
 
 import dagster as dg
 
+from aef_dagster.basins.dataset import FORCINGS
 from aef_dagster.experiments.readings_folder import RECORD, load_reading
 from aef_dagster.experiments.report import Heading, render_report
 from aef_dagster.experiments.study import EXPERIMENTS
 from aef_dagster.experiments.trust import NAME as TRUST
 from aef_dagster.models.jobs import CODE_VERSION
 from aef_dagster.pipeline import metadata
+from aef_dagster.pipeline.bundling import choose_models, largest_difference, static_names
 from aef_dagster.pipeline.config import StudyConfig
 from aef_dagster.pipeline.hydrographs import hydrograph_pictures
 from aef_dagster.pipeline.regional_training import study_key
@@ -22,7 +25,15 @@ from aef_dagster.pipeline.resources import (
     TrackingResource,
     WarehouseResource,
 )
+from aef_dagster.storage.bundle import save_bundle
 from aef_dagster.storage.outbox import StudyRecord
+from aef_dagster.storage.registry import (
+    REGISTERED,
+    champion_tags,
+    load_bundle,
+    promote,
+    register_bundle,
+)
 from aef_dagster.storage.tables import marks
 
 GROUP = "report"
@@ -90,7 +101,7 @@ def study_report(
         files={page.name: str(page)},
     ))  # fmt: skip
     mlflow.drain()
-    url = mlflow.url(key)
+    url = mlflow.study_url(key)
     return dg.MaterializeResult(
         metadata={
             "page": dg.MetadataValue.path(str(page)),
@@ -107,6 +118,77 @@ def study_report(
     )
 
 
+simulates_as_trained = dg.AssetCheckSpec(
+    "simulates_as_trained",
+    asset="study_bundle",
+    description="Loaded from the registry and fed with weather and descriptors, it gives what its "
+    "models gave.",
+)
+CLOSE_ENOUGH = 1e-3  # mm/day
+
+
+@dg.asset(
+    group_name=GROUP, kinds={"mlflow"}, code_version="1", check_specs=[simulates_as_trained],
+    deps=["regional_scores"],
+)  # fmt: skip
+def study_bundle(
+    config: StudyConfig, home: HomeResource, warehouse: WarehouseResource,
+    tracking: TrackingResource, platform: PlatformResource,
+):  # fmt: skip
+    """The study's models as one registered MLflow model that simulates any basin.
+
+    Contents: the models of all folds, told the representation that served unseen basins best. Give
+    it days of weather and a basin's descriptors, it gives mm/day; a basin of the study is simulated
+    by the models that never saw it. The alias `champion` moves to it only if its check passes and
+    no better bundle of the same dataset holds it.
+    """
+    size = config.resolve(platform.dataset)
+    world, store, mlflow = home.open(), warehouse.open(), tracking.open()
+    chosen = choose_models(world, store, size.budget)
+    made_of = marks(store, "aef")
+    folder = world.study / size.name / "bundle"
+    save_bundle(
+        folder, chosen.checkpoints, title=f"study {size.name} of {platform.dataset}",
+        marks=[name for name, yes in made_of.items() if yes],
+        forcing_names=FORCINGS,
+        static_names=static_names(world, store, chosen.representation),
+    )  # fmt: skip
+    mlflow.setup()
+    version = register_bundle(mlflow.uri, folder, tags={
+        "dataset": platform.dataset, "size": size.name, "representation": chosen.representation,
+        "median_nse": f"{chosen.median_nse:.4f}", "basins": str(chosen.basins),
+    })  # fmt: skip
+    bundle = load_bundle(f"models:/{REGISTERED}/{version}", mlflow.uri)
+    difference = largest_difference(world, store, bundle, chosen)
+    passed = difference < CLOSE_ENOUGH
+    before = champion_tags(mlflow.uri)
+    better = before is None or before.get("dataset") != platform.dataset or (
+        chosen.median_nse >= float(before.get("median_nse", "-inf"))
+    )  # fmt: skip
+    if passed and better:
+        promote(mlflow.uri, REGISTERED, version)
+    yield dg.MaterializeResult(
+        metadata={
+            "version": version,
+            "champion": passed and better,
+            "representation": chosen.representation,
+            "models": len(chosen.checkpoints),
+            **metadata.numbers({"median_nse": chosen.median_nse}),
+            **made_of,
+            "load_it": dg.MetadataValue.md(
+                f'```python\nimport mlflow\nmodel = mlflow.pyfunc.load_model("models:/{REGISTERED}'
+                '@champion")\nmodel.predict(table)  # gauge_id, date, forcings, descriptors\n```'
+            ),
+        }
+    )
+    yield dg.AssetCheckResult(
+        asset_key="study_bundle",
+        check_name=simulates_as_trained.name,
+        passed=bool(passed),
+        metadata={"largest_difference_mm_per_day": difference},
+    )
+
+
 def build() -> list:
     """Assets of the group."""
-    return [study_report]
+    return [study_report, study_bundle]
