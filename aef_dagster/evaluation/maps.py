@@ -99,6 +99,7 @@ def polygon_map(
     title: str,
     label: str,
     categorical: bool = False,
+    diverging: bool = False,
 ) -> "Figure":
     """The areas of all basins, each filled with the colour of a value.
 
@@ -118,6 +119,8 @@ def polygon_map(
         Name and unit of the values, beside the colour bar or above the legend.
     categorical
         Values are names of groups, each with a colour of its own, sorted in the legend.
+    diverging
+        Colours from brown over white at 0 to green, as far to both sides: for differences.
 
     Returns
     -------
@@ -145,7 +148,7 @@ def polygon_map(
                     frameon=False, fontsize=8, title_fontsize=8, alignment="left",
                     ncols=1 + len(legend) // 16)  # fmt: skip
     else:
-        colours, scale, extend = _value_colours(found)
+        colours, scale, extend = _value_colours(found, diverging)
         figure.colorbar(scale, ax=axes, shrink=0.8, label=label, extend=extend)
         if not known.all():
             axes.legend(handles=[_patch(MISSING, f"no value ({(~known).sum()} basins)")],
@@ -338,16 +341,20 @@ def _areas(outlines: "gpd.GeoDataFrame") -> NDArray:
     return area(outlines.geometry.to_numpy())
 
 
-def _value_colours(values: "pd.Series"):
+def _value_colours(values: "pd.Series", diverging: bool):
     """Colour of each value (grey if missing), the scale for a colour bar, and its pointed ends."""
+    from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
     numbers = values.to_numpy(dtype=np.float64)
     known = numbers[~np.isnan(numbers)]
     low, high = _limits(known, 0.02)
-    scale = ScalarMappable(Normalize(low, high), COLOURS)
-    scale.cmap.set_bad(MISSING)
+    if diverging:
+        high = max(abs(low), abs(high))
+        low = -high
+    colours = colormaps["BrBG" if diverging else COLOURS].with_extremes(bad=MISSING)
+    scale = ScalarMappable(Normalize(low, high), colours)
     return scale.to_rgba(np.ma.masked_invalid(numbers)), scale, _beyond(known, low, high)
 
 
@@ -388,6 +395,12 @@ def _draw_areas(axes: "Axes", shapes: "gpd.GeoSeries", colours: NDArray, zorder:
         for shape in turned
     ]
     axes.add_collection(
-        PathCollection(paths, facecolors=colours, edgecolors="#333333", linewidths=0.2,
-                       zorder=zorder, rasterized=True)  # fmt: skip
+        PathCollection(
+            paths,
+            facecolors=colours,
+            edgecolors="#333333",
+            linewidths=0.2,
+            zorder=zorder,
+            rasterized=True,
+        )  # fmt: skip
     )

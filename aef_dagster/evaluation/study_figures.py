@@ -6,7 +6,7 @@ statistics that are drawn (statistics.py and others). matplotlib's objects only,
 """
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
@@ -38,7 +38,8 @@ def cdf_panels_png(
     ----------
     panels
         Design -> representation -> score of each basin, shape [basin]; NaN is left out. A
-        representation has one colour in all panels. The legend has medians and numbers of basins.
+        representation has one colour in all panels. Medians are in the legend, numbers of basins
+        too where lines of a panel differ in them.
     reference
         Name -> published median, drawn as an upright line in every panel.
     metric
@@ -54,26 +55,29 @@ def cdf_panels_png(
     names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
     columns = min(len(panels), 3)
     rows = -(-len(panels) // columns)
-    figure = _figure(4.3 * columns + (1.4 if columns == 1 else 0), 0.6 + 3.6 * rows, title)
+    figure = _figure(3.5 * columns + (2.2 if columns == 1 else 0), 0.6 + 3.5 * rows, title)
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     for axes, (design, lines) in zip(grid.flat, panels.items(), strict=False):
+        sizes = {_known(scores).size for scores in lines.values()}
         for label, scores in lines.items():
             known = _known(scores)
+            n = f" (n = {known.size})" if len(sizes) > 1 else ""
             median = f"{np.median(known):.3f}" if known.size else "none"
             axes.step(
                 np.concatenate([[-np.inf], known, [np.inf]]),
                 np.append(np.arange(known.size + 1), known.size) / max(known.size, 1),
                 where="post", lw=1.8, color=_colour(names.index(label)),
                 ls=("-", "--", ":")[names.index(label) // len(CYCLE) % 3],
-                label=f"{label}: {median} (n = {known.size})",
+                label=f"{label}: {median}{n}",
             )  # fmt: skip
         published = [
             axes.axvline(value, color=_GREY, lw=1.1, ls=_DASHES[i % len(_DASHES)])
             for i, value in enumerate((reference or {}).values())
         ]
         axes.axhline(0.5, color="#999999", lw=0.8, ls=":")
-        axes.set_title(design, fontsize=10, loc="left")
-        axes.set(xlim=(-0.5, 1), ylim=(0, 1))
+        n = f" (n = {sizes.pop()})" if len(sizes) == 1 else ""
+        axes.set_title(f"{design}{n}", fontsize=10, loc="left")
+        axes.set(xlim=(-0.5, 1), ylim=(0, 1), xticks=[-0.5, 0, 0.5, 1])
         axes.legend(loc="upper left", frameon=True, framealpha=0.85, edgecolor="none", fontsize=8,
                     title="median", title_fontsize=8, alignment="left")  # fmt: skip
         _plain(axes)
@@ -130,14 +134,16 @@ def interval_plot_png(rows: pd.DataFrame, title: str, xlabel: str, *, zero: bool
     return png_of(figure)
 
 
-def scaling_curves_png(curves: pd.DataFrame, title: str, *, ylabel: str = "median NSE") -> bytes:
+def scaling_curves_png(
+    curves: pd.DataFrame, title: str, *, xlabel: str = "donors (k)", ylabel: str = "median NSE"
+) -> bytes:
     """Skill over the number of donors, a line a space.
 
     Parameters
     ----------
     curves
         space, k, value, low, high; rows in any order. The interval is a band.
-    title, ylabel
+    title, xlabel, ylabel
         Texts.
 
     Returns
@@ -158,7 +164,7 @@ def scaling_curves_png(curves: pd.DataFrame, title: str, *, ylabel: str = "media
     ks = np.unique(curves["k"])
     if ks.size <= 10:
         axes.set_xticks(ks)
-    axes.set(xlabel="donors (k)", ylabel=ylabel)
+    axes.set(xlabel=xlabel, ylabel=ylabel)
     _legend_beside(axes)
     _plain(axes)
     return png_of(figure)
@@ -232,8 +238,8 @@ def scatter_png(
 ) -> bytes:
     """Two numbers a basin against each other, with Spearman's rank correlation in the title.
 
-    Axes show the middle 98 % of the basins and some room; what lies beyond is drawn as a triangle
-    at the edge, so that one basin with an NSE of -30 does not flatten the rest.
+    What lies more than three interquartile ranges beyond the quartiles (Tukey's outer fences) is a
+    triangle at the edge, so that one basin with an NSE of -30 does not flatten the rest.
 
     Parameters
     ----------
@@ -252,23 +258,22 @@ def scatter_png(
     """
     from scipy.stats import spearmanr, theilslopes
 
-    x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
-    known = np.isfinite(x) & np.isfinite(y)
-    x, y = x[known], y[known]
-    varied = x.size > 2 and np.ptp(x) > 0 and np.ptp(y) > 0
-    rho = f"{spearmanr(x, y).statistic:.2f}".replace("-", "−") if varied else "undefined"
-    figure = _figure(5.4, 4.4, f"{title}\nSpearman's rho = {rho} (n = {x.size})")
+    pairs = np.stack([np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)])
+    across, up = pairs[:, np.isfinite(pairs).all(axis=0)]
+    varied = across.size > 2 and np.ptp(across) > 0 and np.ptp(up) > 0
+    rho = f"{spearmanr(across, up).statistic:.2f}".replace("-", "−") if varied else "undefined"
+    figure = _figure(5.4, 4.4, f"{title}\nSpearman's rho = {rho} (n = {across.size})")
     axes = figure.subplots()
-    (west, east), (south, north) = _middle(x), _middle(y)
-    inside = (x >= west) & (x <= east) & (y >= south) & (y <= north)
-    axes.plot(x[inside], y[inside], "o", ms=4.5, color=CYCLE[0], alpha=0.55, mew=0)
+    (west, east), (south, north) = _middle(across), _middle(up)
+    inside = (across >= west) & (across <= east) & (up >= south) & (up <= north)
+    axes.plot(across[inside], up[inside], "o", ms=4.5, color=CYCLE[0], alpha=0.55, mew=0)
     if not inside.all():
-        edge = np.clip(x[~inside], west, east), np.clip(y[~inside], south, north)
+        edge = np.clip(across[~inside], west, east), np.clip(up[~inside], south, north)
         axes.plot(*edge, "^", ms=6, mfc="none", mec=CYCLE[1], clip_on=False,
                   label=f"beyond the axes ({(~inside).sum()})")  # fmt: skip
     if line and varied:
-        slope, intercept, *_ = theilslopes(y, x)
-        ends = np.array([x[inside].min(), x[inside].max()])
+        slope, intercept, *_ = theilslopes(up, across)
+        ends = np.array([across[inside].min(), across[inside].max()])
         axes.plot(ends, intercept + slope * ends, color="#222222", lw=1.4, label="Theil-Sen line")
     axes.set(xlim=(west, east), ylim=(south, north), xlabel=xlabel, ylabel=ylabel)
     if axes.get_legend_handles_labels()[0]:
@@ -360,7 +365,7 @@ def _figure(width: float, height: float, title: str) -> "Figure":
     return figure
 
 
-def _plain(axes: "Axes", grid: str = "both") -> None:
+def _plain(axes: "Axes", grid: Literal["both", "x"] = "both") -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis=grid, color=GRID, lw=0.6)
     axes.set_axisbelow(True)
@@ -395,10 +400,12 @@ def _ends(values: NDArray, diverging: bool) -> tuple[float, float]:
 
 
 def _middle(values: NDArray) -> tuple[float, float]:
-    """Ends of an axis: the middle 98 % and 15 % of room, or all values if they take less."""
+    """Ends of an axis: the values inside the outer fences, and a little room."""
+    if values.size:
+        low, high = np.quantile(values, [0.25, 0.75])
+        fence = 3 * (high - low)
+        if fence > 0:
+            values = values[(values >= low - fence) & (values <= high + fence)]
     least, largest = _ends(values, diverging=False)
-    low, high = np.quantile(values, [0.01, 0.99]) if values.size else (least, largest)
-    room, little = 0.15 * (high - low), 0.04 * (largest - least)
-    if high == low:
-        room = little + largest - least
-    return float(max(low - room, least - little)), float(min(high + room, largest + little))
+    room = 0.04 * (largest - least)
+    return least - room, largest + room

@@ -77,7 +77,7 @@ def read(evidence: Evidence) -> Reading:
         estimates=found.frame(),
         tables=(Table("Scores", pd.DataFrame(rows)), Table("Paired differences", table)),
         pictures=(
-            Picture("NSE with and without knowing the basin", cdf_panels_png(scores),
+            Picture("NSE with and without knowing the basin", cdf_panels_png(scores, title=f"{evidence.prefix}NSE of all basins"),
                     "The distance between a descriptor's line and the controls' is what knowing "
                     "the basin is worth."),
             Picture("Against the controls", interval_plot_png(

@@ -215,8 +215,9 @@ def _growth(evidence: Evidence, found: Estimates) -> tuple[pd.DataFrame, str, Pi
     from aef_dagster.evaluation.study_figures import scaling_curves_png
 
     rows, curves = [], []
+    counts = _counts(evidence)
     for name in PAIR:
-        for count in (*evidence.size.counts, None):
+        for count in (*counts, None):
             label = f"{count} basins" if count else ""
             near, far = (
                 evidence.nse(f"fewer_{design}" if count else design, name, learned_from=label)
@@ -245,18 +246,32 @@ def _growth(evidence: Evidence, found: Estimates) -> tuple[pd.DataFrame, str, Pi
     if told:
         sentence = (
             f"Would a global collection close the gap (open question 2)? A line through "
-            f"{len(evidence.size.counts) + 1} numbers of basins, EXTRAPOLATED to {GLOBAL_BASINS}: "
+            f"{len(counts) + 1} numbers of basins, EXTRAPOLATED to {GLOBAL_BASINS}: "
             + ", ".join(told)
             + ". A guess, not a measurement."
         )
     picture = Picture(
         "The gap and the number of basins",
         scaling_curves_png(
-            pd.DataFrame(curves), title=f"{evidence.prefix}gap of NSE", ylabel="median gap of NSE"
+            pd.DataFrame(curves),
+            title=f"{evidence.prefix}gap of NSE",
+            xlabel="basins learned from",
+            ylabel="median gap of NSE",
         ),
         "Below 0: an unseen cluster is simulated worse than unseen basins of seen clusters.",
     )
     return table, sentence, picture
+
+
+def _counts(evidence: Evidence) -> list[int]:
+    """Numbers of basins to learn from that are fewer than all in both designs.
+
+    A count that no fold or no cluster leaves over was planned in one design only, or in none.
+    """
+    basins, size = evidence.basins, evidence.size
+    folds = designs.held_out("folds", designs.folds(basins.gauge_ids, size.folds))
+    out = designs.held_out("clusters", basins.labels("aef", size.most_clusters))
+    return [c for c in size.counts if designs.fewer(folds, c) and designs.fewer(out, c)]
 
 
 def _cluster_maps(evidence: Evidence) -> list[Picture]:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from aef_dagster.errors import UserError
 from aef_dagster.experiments import designs
 from aef_dagster.experiments.asks import DonorAsk, Plan, StudyBasins, regional
 from aef_dagster.experiments.estimates import Estimates, interval, verdict
@@ -109,10 +110,10 @@ def read(evidence: Evidence) -> Reading:
         f"From the best number of donors, chosen by other targets, to all, NSE in the space aef "
         f"falls by {interval(_as_row(fall), signed=True)}.",
     ))  # fmt: skip
-    targets_told = nse["aef"].shape[0]
+    targets_told = int(nse["aef"].notna().any(axis=1).sum())
     findings = [
         f"With k = {middle}, donors picked by AlphaEarth against donors picked at random: "
-        f"{interval(against_random, signed=True)} NSE over {targets_told} targets, "
+        f"{interval(against_random, signed=True)} NSE over {against_random['n_basins']} targets, "
         f"{verdict(against_random)}.",
         f"The {middle} best donors by AlphaEarth against all {everyone} basins: "
         f"{interval(against_all, signed=True)}, {verdict(against_all)}.",
@@ -147,7 +148,8 @@ def read(evidence: Evidence) -> Reading:
             Table("How often each k was a target's best", pd.DataFrame(bests)),
             Table("The same, published for 147 targets", published, "arXiv:2601.01558, its public "
                   "plotting code; fusion = learned from attributes."),
-            Table("NSE of every target", nse["aef"].reset_index(), "Space aef, by k."),
+            Table("NSE of every target",
+                  nse["aef"].rename(columns="k = {}".format).reset_index(), "In the space aef."),
         ),
         pictures=(Picture("NSE and the number of donors", scaling_curves_png(
             pd.DataFrame(curves), title=f"{evidence.prefix}median NSE of {targets_told} targets"),
@@ -157,18 +159,41 @@ def read(evidence: Evidence) -> Reading:
 
 
 def _scores(evidence: Evidence) -> dict[str, pd.DataFrame]:
-    """Space -> NSE of each target (rows) with each k (columns); k = all is every space's."""
-    rows = evidence.donor_rows()
-    chosen = targets(evidence.basins, evidence.size)
-    rows = rows[rows["gauge_id"].isin(chosen) & (rows["representation"] == TOLD)]
-    tables = {
-        str(space): part.pivot_table(index="gauge_id", columns="k", values="nse", aggfunc="median")
-        for space, part in rows.groupby("space")
-    }
+    """Space -> NSE of each target (rows) with each k (columns); k = all is every space's.
+
+    Raises
+    ------
+    UserError
+        A choice of the plan has no scores.
+    """
+    size, rows = evidence.size, evidence.donor_rows()
+    chosen = targets(evidence.basins, size)
     everyone = len(evidence.basins.gauge_ids) - 1
-    for space in evidence.size.spaces:
-        if space in tables and everyone not in tables[space]:
-            tables[space][everyone] = tables["aef"][everyone]
+    # Users may have trained the same targets with recipes and numbers of donors of their own.
+    rows = rows[
+        rows["gauge_id"].isin(chosen)
+        & (rows["representation"] == TOLD)
+        & (rows["recipe"] == "strong")
+    ]
+    ks = [k for k in size.ks if k < everyone]
+    wanted = {space: list(ks) for space in size.spaces}
+    wanted["aef"] = [*ks, everyone]
+    if soft := [k for k in size.soft if k < everyone]:
+        wanted[SOFT] = soft
+    tables = {}
+    for space, columns in wanted.items():
+        part = rows[rows["space"] == space]
+        lacking = sorted(set(columns) - set(part["k"]))
+        if lacking:
+            raise UserError(
+                f"no scores of donor models in the space {space} with k = "
+                f"{', '.join(map(str, lacking))}, told {TOLD}, yet: materialize `basin_models` "
+                f"with these, then `basin_scores` (or run `aef study --size {size.name}`)"
+            )
+        table = part.pivot_table(index="gauge_id", columns="k", values="nse", aggfunc="median")
+        tables[space] = table.reindex(index=list(chosen), columns=columns).rename_axis("gauge_id")
+    for space in size.spaces:
+        tables[space][everyone] = tables["aef"][everyone]
     return tables
 
 

@@ -80,7 +80,9 @@ class Evidence:
         recipe: str = "strong",
         learned_from: str | None = "",
     ) -> pd.DataFrame:
-        """Rows of the regional models of one design.
+        """Rows of the regional models of one design, of the study's basins.
+
+        Models may have been scored on basins that have left the study since.
 
         Raises
         ------
@@ -93,6 +95,7 @@ class Evidence:
             & (scores["design"] == design)
             & (scores["representation"] == representation)
             & (scores["recipe"] == recipe)
+            & scores["gauge_id"].isin(self.basins.gauge_ids)
         ]
         if learned_from is not None:
             found = found[found["learned_from"] == learned_from]

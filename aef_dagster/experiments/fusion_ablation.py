@@ -70,7 +70,7 @@ def read(evidence: Evidence) -> Reading:
                  "parameters": parameter_count(recipe_named("strong"), len(FORCINGS), 0, hidden),
                  "median NSE": row["value"], "from": row["low"], "to": row["high"]})  # fmt: skip
     best = max(differences, key=lambda row: row["value"])
-    apart = [row for row in differences if verdict(row) != "not told apart"]
+    apart = [row for row in differences if verdict(row) in ("higher", "lower")]
     findings = (
         (
             f"Of {len(differences)} other ways to join `{told}` with the weather, "

@@ -114,9 +114,11 @@ def read(evidence: Evidence) -> Reading:
                 reference={
                     label: value for label, value in STUDY_MEDIANS["folds"].items()
                 } if not evidence.marks["sample"] else {},
+                title=f"{evidence.prefix}NSE of all basins",
             ),
-            "Share of basins below each NSE. Further to the right is better. Dotted lines: the "
-            "study's published medians for unseen basins (671 basins, other years and weather).",
+            "Share of basins below each NSE. Further to the right is better."
+            + ("" if evidence.marks["sample"] else " Upright lines: the study's published medians "
+               "for unseen basins (671 basins, other years and weather)."),
         ),
         Picture(
             "Differences, basin by basin",
@@ -229,7 +231,7 @@ def _maps(evidence: Evidence, scores: dict) -> list[Picture]:
             "Where AlphaEarth helps",
             png_bytes(polygon_map(outlines, gain.clip(-0.5, 0.5),
                                   title=f"{evidence.prefix}NSE told {STUDY} less {BASELINE}",
-                                  label="difference of NSE (cut at 0.5)")),
+                                  label="difference of NSE (cut at 0.5)", diverging=True)),
             "Above 0: the embedding helped this basin.",
         ),
     ]  # fmt: skip

@@ -77,6 +77,7 @@ def read(evidence: Evidence) -> Reading:
             {name: matrix[off] for name, matrix in matrices.items()},
             title=f"{evidence.prefix}similarity of all pairs of basins", xlabel="cosine")),
         picture,
+        *_similarity_maps(evidence, matrices, ids),
     ]  # fmt: skip
     return Reading(
         name=NAME, title=TITLE, question=QUESTION, findings=findings,
@@ -103,6 +104,32 @@ def read(evidence: Evidence) -> Reading:
             + (f" ({', '.join(ids[i] for i in lonely[:5])})." if lonely else "."),
         ),),
     )  # fmt: skip
+
+
+def _similarity_maps(
+    evidence: Evidence, matrices: dict[str, np.ndarray], ids: list[str]
+) -> list[Picture]:
+    """How like one basin all others are, in two spaces: the one that is most like all others."""
+    import geopandas
+
+    from aef_dagster.evaluation.maps import png_bytes, polygon_map
+
+    outlines = geopandas.read_parquet(evidence.outlines).set_index("gauge_id").loc[ids]
+    target = int(np.argmax(matrices["aef"].mean(axis=1)))
+    name = evidence.basins.frame["name"][ids[target]]
+    return [
+        Picture(
+            f"Who is like {ids[target]}, by {space}",
+            png_bytes(polygon_map(
+                outlines, pd.Series(matrices[space][target], index=ids),
+                title=f"{evidence.prefix}similarity to {ids[target]} by {space}",
+                label="cosine", diverging=True,
+            )),
+            f"{name}, of all basins the one most like the others by AlphaEarth.",
+        )
+        for space in ("aef", "attributes")
+        if space in matrices
+    ]  # fmt: skip
 
 
 def _there(evidence: Evidence, space: str) -> bool:
@@ -207,6 +234,8 @@ def _meaning(
     }
     rows = []
     for name, matrix in matrices.items():
+        # A learned similarity has two values a pair, one by each basin's network; Mantel takes one.
+        matrix = (matrix + matrix.T) / 2
         for other, similar in others.items():
             if other == name:
                 continue

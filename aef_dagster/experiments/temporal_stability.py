@@ -65,7 +65,8 @@ def read(evidence: Evidence) -> Reading:
     findings = [
         f"Told the embedding of {last} instead of {first}, with which it learned, a network "
         f"simulates unseen basins by {interval(row, 4, signed=True)} NSE, {verdict(row)}.",
-        f"Basins whose embedding changed more change more in NSE (Spearman {rho:+.2f}, p {p:.2g}).",
+        "How much a basin's embedding changed goes with how much its NSE changed by Spearman "
+        f"{rho:+.2f} (p {p:.2g}).",
     ]
     pictures = [
         Picture("Each later year", interval_plot_png(
@@ -77,6 +78,7 @@ def read(evidence: Evidence) -> Reading:
             ylabel="absolute change of NSE",
             title=f"{evidence.prefix}{first} and {last}", line=False)),
     ]  # fmt: skip
+    pictures.append(_years(evidence))
     if len(evidence.stability):
         gain = evidence.nse("folds", "aef") - evidence.nse("folds", "attributes17")
         drift = evidence.stability["drift"].reindex(gain.index)
@@ -99,6 +101,21 @@ def read(evidence: Evidence) -> Reading:
                       "embedding is another: the cost of the year alone."),),
         pictures=tuple(pictures),
     )  # fmt: skip
+
+
+def _years(evidence: Evidence) -> Picture:
+    from aef_dagster.embeddings.stability import median_cosines
+    from aef_dagster.evaluation.maps import png_bytes, year_heatmap
+
+    cosines = median_cosines(evidence.yearly)
+    figure = year_heatmap(
+        cosines.to_numpy(),
+        [int(year) for year in cosines.index],
+        title=f"{evidence.prefix}median cosine of two years",
+    )
+    return Picture(
+        "How alike years are", png_bytes(figure), "Over all basins, embeddings of two years."
+    )
 
 
 def _change(yearly: pd.DataFrame, first: int) -> dict[int, pd.Series]:

@@ -4,7 +4,7 @@ Here: from scores and checkpoints to calibrations. Not here: calibrating (experi
 asset.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import pandas as pd
@@ -92,6 +92,22 @@ def held_out(store: Warehouse) -> Iterator[Held]:
 
 def calibrations(home: Home, store: Warehouse) -> tuple[list[Calibration], list[str]]:
     """A calibration for each choice with enough basins; the choices without."""
+    features_of = known_beforehand(home, store)
+    made, untold = [], []
+    for held in held_out(store):
+        nse = held.rows.groupby("gauge_id")["nse"].median()
+        found = None
+        if nse.notna().sum() >= 2:
+            found = calibrate(held.asset, held.choice, features_of(held), nse)
+        if found is None:
+            untold.append(held.choice)
+        else:
+            made.append(found)
+    return made, untold
+
+
+def known_beforehand(home: Home, store: Warehouse) -> Callable[[Held], pd.DataFrame]:
+    """From results to the features of their basins: descriptors and simulations, never flow."""
     matrix, ids = similarity_matrix(store, "aef")
     similarity = pd.DataFrame(matrix, index=ids, columns=ids)
     climate = attribute_frame(store, "training_period")
@@ -99,24 +115,17 @@ def calibrations(home: Home, store: Warehouse) -> tuple[list[Calibration], list[
     kilometres = pd.DataFrame(
         great_circle_km(places["lat"], places["lon"]), index=places.index, columns=places.index
     )
-    made, untold = [], []
-    for held in held_out(store):
-        nse = held.rows.groupby("gauge_id")["nse"].median()
-        found = None
-        if nse.notna().sum() >= 2:
-            features = trust_features(
-                _donors(home, held),
-                similarity=similarity,
-                climate=climate,
-                kilometres=kilometres,
-                spread=_spread(home, held),
-            )
-            found = calibrate(held.asset, held.choice, features, nse)
-        if found is None:
-            untold.append(held.choice)
-        else:
-            made.append(found)
-    return made, untold
+
+    def features_of(held: Held) -> pd.DataFrame:
+        return trust_features(
+            _donors(home, held),
+            similarity=similarity,
+            climate=climate,
+            kilometres=kilometres,
+            spread=_spread(home, held),
+        )
+
+    return features_of
 
 
 def _donors(home: Home, held: Held) -> dict[str, tuple[str, ...]]:

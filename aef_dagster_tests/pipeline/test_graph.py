@@ -3,6 +3,8 @@
 import dagster as dg
 import pytest
 
+from aef_dagster.experiments.designs import DESIGNS
+from aef_dagster.models.statics import REPRESENTATIONS
 from aef_dagster.pipeline.build import build_defs
 from aef_dagster.settings import load_settings
 
@@ -23,27 +25,69 @@ GRAPH = {
     "donors/aef": ("similarity", ["similarity/aef"], None),
     "donors/distance": ("similarity", ["similarity/distance"], None),
     "donors/random": ("similarity", ["similarity/random"], None),
+    "similarity/fusion": ("similarity", ["regional_models"], None),
+    "donors/fusion": ("similarity", ["similarity/fusion"], None),
     "donor_drift": ("similarity", ["donors/aef"], None),
+    "basin_clusters": ("similarity", ["attributes", "basin_embedding"], None),
     "basin_models": (
         "models",
         ["attributes", "basin_embedding", "donors/aef", "donors/attributes", "donors/distance",
-         "donors/random", "forcings", "streamflow"],
+         "donors/fusion", "donors/random", "forcings", "streamflow"],
         "basin",
     ),
+    "regional_models": (
+        "models",
+        ["attributes", "basin_clusters", "basin_embedding", "forcings", "streamflow"],
+        "design",
+    ),
     "basin_scores": ("evaluation", ["basin_models"], None),
+    "regional_scores": ("evaluation", ["regional_models"], None),
+    "trust": ("evaluation", ["basin_scores", "regional_scores", "similarity/aef"], None),
+    "in_vs_out_of_sample": ("experiments", ["regional_scores"], None),
+    "controls": ("experiments", ["regional_scores"], None),
+    "donor_scaling": ("experiments", ["basin_clusters", "basin_scores"], None),
+    "cross_regime": ("experiments", ["basin_clusters", "regional_scores"], None),
+    "regime_model": ("experiments", ["regional_scores"], None),
+    "fusion_ablation": ("experiments", ["regional_scores"], None),
+    "temporal_stability": (
+        "experiments", ["aef_embeddings", "embedding_stability", "regional_scores"], None,
+    ),
+    "mechanisms": (
+        "experiments",
+        ["basin_clusters", "regional_scores", "similarity/aef", "similarity/attributes",
+         "similarity/distance", "similarity/fusion", "similarity/random"],
+        None,
+    ),
+    "study_report": (
+        "report",
+        ["controls", "cross_regime", "donor_scaling", "fusion_ablation", "in_vs_out_of_sample",
+         "mechanisms", "regime_model", "temporal_stability", "trust"],
+        None,
+    ),
+    "study_bundle": ("report", ["regional_scores"], None),
 }  # fmt: skip
+
+SPACES = ("attributes", "aef", "distance", "random", "fusion")
+EXPERIMENTS = ("in_vs_out_of_sample", "controls", "donor_scaling", "cross_regime", "regime_model",
+               "fusion_ablation", "temporal_stability", "mechanisms")  # fmt: skip
 
 CHECKS = {
     "forcings": {"all_basins_readable"},
     "streamflow": {"all_basins_readable"},
     "aef_embeddings": {"complete_and_finite", "coverage", "same_edition", "like_its_neighbour"},
     "basin_embedding": {"unit_norm"},
-    **{f"similarity/{space}": {"valid_matrix"} for space in ("attributes", "aef", "distance",
-                                                             "random")},
-    **{f"donors/{space}": {"leak_free"} for space in ("attributes", "aef", "distance", "random")},
+    **{f"similarity/{space}": {"valid_matrix"} for space in SPACES},
+    **{f"donors/{space}": {"leak_free"} for space in SPACES},
     "basin_models": {"no_leakage", "complete"},
+    "regional_models": {"no_leakage"},
     "basin_scores": {"every_gauged_basin_scored", "mostly_skilful"},
+    "trust": {"coverage_holds"},
+    **{name: {"checks_held"} for name in EXPERIMENTS},
+    "study_bundle": {"simulates_as_trained"},
 }  # fmt: skip
+
+# a partition key -> what the partitions are
+KINDS = {"2017": "year", "00901001": "basin", "folds/aef": "design"}
 
 
 @pytest.fixture(scope="module")
@@ -59,13 +103,9 @@ def test_keys_groups_and_dependencies(definitions):
     graph = definitions.resolve_asset_graph()
     found = {}
     for node in graph.asset_nodes:
-        kind = None
-        if node.partitions_def is not None:
-            kind = (
-                "basin"
-                if isinstance(node.partitions_def, dg.StaticPartitionsDefinition)
-                else "year"
-            )
+        keys = node.partitions_def.get_partition_keys() if node.partitions_def else []
+        kind = next((KINDS[key] for key in keys if key in KINDS), None)
+        assert (kind is None) == (node.partitions_def is None), node.key
         upstream = sorted(key.to_user_string() for key in node.parent_keys)
         found[node.key.to_user_string()] = (node.group_name, upstream, kind)
     assert found == GRAPH
@@ -93,6 +133,17 @@ def test_partitions_are_the_basins_of_the_dataset(definitions, real_data, tmp_pa
     keys = graph.get(dg.AssetKey("basin_models")).partitions_def.get_partition_keys()
     assert len(keys) == 671
     assert keys[0] == "01013500"
+
+
+def test_partitions_of_regional_models_are_what_plans_ask_for(definitions):
+    """They stand in the history of every home: one that goes, or changes its name, is lost."""
+    graph = definitions.resolve_asset_graph()
+    keys = graph.get(dg.AssetKey("regional_models")).partitions_def.get_partition_keys()
+    assert len(keys) == len(set(keys))
+    parts = [key.split("/", 1) for key in keys]
+    assert {design for design, _told in parts} == set(DESIGNS)
+    assert {told for _design, told in parts} <= set(REPRESENTATIONS)
+    assert {"folds/attributes17", "gauged/aef", "clusters/aef+subsurface"} <= set(keys)
 
 
 def test_without_data_the_page_still_opens_and_basins_says_why(tmp_path):

@@ -18,6 +18,7 @@ from aef_dagster.experiments.report.parts import (
     slug,
     table_html,
     text_address,
+    words,
 )
 
 # What a reader must know before any number: as a sentence on top, and in short beside each title.
@@ -185,7 +186,7 @@ def _header(heading: Heading) -> str:
 def _findings(readings: Sequence[Reading]) -> str:
     rows = "".join(
         f'<li><a href="#{slug(reading.name)}">{escape(reading.title)}</a>'
-        f"<p>{escape(_headline(reading))}</p>{_failed(reading)}</li>"
+        f"<p>{words(_headline(reading))}</p>{_failed(reading)}</li>"
         for reading in readings
     )
     body = f"<ol>{rows}</ol>" if rows else "<p>No experiment has results yet.</p>"
@@ -201,25 +202,22 @@ def _failed(reading: Reading) -> str:
     failed = [check for check in reading.checks if not check.passed]
     if not failed:
         return ""
-    blocking = sum(check.blocking for check in failed)
-    rest = ", so do not rely on this" if blocking else ""
-    return (
-        f'<p class="failed">{len(failed)} of {len(reading.checks)} checks failed'
-        f"{f', {blocking} of them blocking' if blocking else ''}{rest}.</p>"
-    )
+    blocking = any(check.blocking for check in failed)
+    rest = " A blocking one is among them: do not rely on this." if blocking else ""
+    return f'<p class="failed">{len(failed)} of {len(reading.checks)} checks failed.{rest}</p>'
 
 
 def _section(number: int, reading: Reading, tags: str) -> str:
     name = slug(reading.name)
-    more = "".join(f"<li>{escape(sentence)}</li>" for sentence in reading.findings[1:])
+    more = "".join(f"<li>{words(sentence)}</li>" for sentence in reading.findings[1:])
     parts = [
         f'<section class="experiment" id="{name}" aria-labelledby="{name}-title">',
         f'<p class="eyebrow">Experiment {number}'
         + (f' <span class="tag">{escape(tags)}</span>' if tags else "")
         + "</p>",
         f'<h2 id="{name}-title">{escape(reading.title)}</h2>',
-        f'<p class="question">{escape(reading.question)}</p>',
-        f'<p class="headline">{escape(_headline(reading))}</p>{_failed(reading)}',
+        f'<p class="question">{words(reading.question)}</p>',
+        f'<p class="headline">{words(_headline(reading))}</p>{_failed(reading)}',
         f'<ul class="more">{more}</ul>' if more else "",
     ]
     if reading.pictures:

@@ -21,6 +21,9 @@ _LONG = 16
 # From this ratio of width to height on, a picture takes the whole width of the page.
 _WIDE = 1.75
 
+# Pixels of a PNG for one of the page, at least: sharp on fine screens, and letters of one size.
+_SHARP = 1.4
+
 # A text column with longer texts than this is broken into lines.
 _SENTENCE = 36
 
@@ -61,7 +64,7 @@ def table_html(table: Table, file_name: str) -> str:
     ]
     rows = "\n".join(f"<tr>{''.join(cells)}</tr>" for cells in zip(*columns, strict=True))
     title, long = escape(table.title), " long" if len(frame) >= _LONG else ""
-    note = f'<p class="note">{escape(table.note)}</p>' if table.note else ""
+    note = f'<p class="note">{words(table.note)}</p>' if table.note else ""
     body = rows or f'<tr><td colspan="{max(len(columns), 1)}" class="none">no rows</td></tr>'
     csv = text_address("text/csv", frame.to_csv(index=False))
     return (
@@ -101,7 +104,9 @@ def picture_html(picture: Picture) -> str:
     # Before it is loaded, a picture takes the room it will need, so that the text stays in place.
     size = f' width="{width:.0f}" height="{height:.0f}"' if width else ""
     kind = ' class="wide"' if width >= _WIDE * height > 0 else ""
-    caption = f"<span>{escape(picture.caption)}</span>" if picture.caption else ""
+    if isinstance(content, bytes):
+        kind += f' style="max-width:{width / _SHARP:.0f}px"'
+    caption = f"<span>{words(picture.caption)}</span>" if picture.caption else ""
     return (
         f'<figure{kind}><div class="card"><img alt="{title}" src="{source}"{size}></div>'
         f"<figcaption><strong>{title}</strong>{caption}</figcaption></figure>"
@@ -115,8 +120,14 @@ def check_html(check: Check) -> str:
     return (
         f'<li><span class="outcome {kind}"><span aria-hidden="true">{sign}</span> '
         f"{outcome}{blocking}</span><span><b>{escape(check.name.replace('_', ' '))}</b> "
-        f"{escape(check.told)}</span></li>"
+        f"{words(check.told)}</span></li>"
     )
+
+
+def words(text: str) -> str:
+    """A sentence, escaped and set: `names` as code, true minus signs, no line end before %."""
+    text = re.sub(r"(?<![\w.])-(?=\d)", "−", escape(text)).replace(" %", "\u00a0%")
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", text)
 
 
 def text_address(kind: str, text: str) -> str:
@@ -130,8 +141,9 @@ def slug(text: str) -> str:
 
 
 def _with_index(frame: pd.DataFrame) -> pd.DataFrame:
-    named = any(name is not None for name in frame.index.names)
-    return (frame.reset_index() if named else frame).infer_objects()
+    """The frame with the named levels of its index as columns, unless they are columns already."""
+    named = [name for name in frame.index.names if name is not None and name not in frame.columns]
+    return (frame.reset_index(level=named) if named else frame).infer_objects()
 
 
 def _is_number(column: pd.Series) -> bool:
@@ -143,7 +155,9 @@ def _number_cells(column: pd.Series) -> list[str]:
     finite = values[np.isfinite(values)]
     whole = bool((finite == np.round(finite)).all())
     return [
-        _MISSING_NUMBER if np.isnan(value) else f'<td data-v="{value:.9g}">{_number(value, whole)}</td>'
+        _MISSING_NUMBER
+        if np.isnan(value)
+        else f'<td data-v="{value:.9g}">{_number(value, whole)}</td>'
         for value in values
     ]
 
@@ -164,16 +178,14 @@ def _number(value: float, whole: bool) -> str:
 
 
 def _text_cells(column: pd.Series) -> list[str]:
-    words = {True: "yes", False: "no"}
+    yes_no = {True: "yes", False: "no"}
     texts = [
-        None if pd.isna(value) else words[value] if isinstance(value, bool) else str(value)
+        None if pd.isna(value) else yes_no[value] if isinstance(value, bool) else str(value)
         for value in column.tolist()
     ]
     # Sentences may break into lines, names and ids may not.
     kind = " class=prose" if any(len(text) > _SENTENCE for text in texts if text) else ""
-    return [
-        _MISSING_TEXT if text is None else f"<td{kind}>{escape(text)}</td>" for text in texts
-    ]
+    return [_MISSING_TEXT if text is None else f"<td{kind}>{escape(text)}</td>" for text in texts]
 
 
 def _svg_size(text: str) -> tuple[float, float]:
