@@ -77,9 +77,12 @@ def read(evidence: Evidence) -> Reading:
         estimates=found.frame(),
         tables=(Table("Scores", pd.DataFrame(rows)), Table("Paired differences", table)),
         pictures=(
-            Picture("NSE with and without knowing the basin", cdf_panels_png(scores, title=f"{evidence.prefix}NSE of all basins"),
-                    "The distance between a descriptor's line and the controls' is what knowing "
-                    "the basin is worth."),
+            Picture(
+                "NSE with and without knowing the basin",
+                cdf_panels_png(scores, title=f"{evidence.prefix}NSE of all basins"),
+                "The distance between a descriptor's line and the controls' is what knowing the "
+                "basin is worth.",
+            ),
             Picture("Against the controls", interval_plot_png(
                 shown, title=f"{evidence.prefix}paired difference of NSE",
                 xlabel="median over basins, 95 % bootstrap interval")),

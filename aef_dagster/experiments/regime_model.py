@@ -76,5 +76,8 @@ def read(evidence: Evidence) -> Reading:
         estimates=found.frame(),
         tables=(Table("Networks", pd.DataFrame(rows), f"Told `{told}`, trained on equally many "
                       "basin-days."),),
-        pictures=(Picture("NSE of both networks", cdf_panels_png(panels, title=f"{evidence.prefix}NSE of both networks")),),
+        pictures=(Picture(
+            "NSE of both networks",
+            cdf_panels_png(panels, title=f"{evidence.prefix}NSE of both networks"),
+        ),),
     )  # fmt: skip

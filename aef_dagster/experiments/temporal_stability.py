@@ -64,7 +64,7 @@ def read(evidence: Evidence) -> Reading:
     row = differences[-1]
     findings = [
         f"Told the embedding of {last} instead of {first}, with which it learned, a network "
-        f"simulates unseen basins by {interval(row, 4, signed=True)} NSE, {verdict(row)}.",
+        f"changes its NSE in unseen basins by {interval(row, 4, signed=True)}, {verdict(row)}.",
         "How much a basin's embedding changed goes with how much its NSE changed by Spearman "
         f"{rho:+.2f} (p {p:.2g}).",
     ]

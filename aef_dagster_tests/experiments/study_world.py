@@ -6,6 +6,7 @@ of it (the tests).
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -160,11 +161,10 @@ LAND = make_land()
 
 def study_scores(truth: Truth, size: Size = SIZE, only: Sequence[str] = ()) -> pd.DataFrame:
     """A row for every basin that a study of this size trains and tests."""
-    plans = plan_study(LAND.basins, size, only)
+    regional, donors = _asks(size, tuple(only))
     rng = np.random.default_rng([truth.seed, 1])
-    parts = [_regional_rows(ask, truth, size, rng) for ask in merged(plans)]
-    for plan in plans.values():
-        parts += [_donor_rows(ask, truth, size, rng) for ask in plan.donors]
+    parts = [_regional_rows(ask, truth, size, rng) for ask in regional]
+    parts += [_donor_rows(ask, truth, size, rng) for ask in donors]
     return pd.concat(parts, ignore_index=True)
 
 
@@ -186,6 +186,12 @@ def study_world(folder: Path, truth: Truth, size: Size = SIZE) -> Evidence:
         checkpoints=folder / "checkpoints",
         marks={"sample": True, "surrogate": False},
     )
+
+
+@cache
+def _asks(size: Size, only: tuple[str, ...]) -> tuple[list[RegionalAsk], list[DonorAsk]]:
+    plans = plan_study(LAND.basins, size, only)
+    return list(merged(plans)), [ask for plan in plans.values() for ask in plan.donors]
 
 
 def _regional_rows(

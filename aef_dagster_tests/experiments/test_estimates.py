@@ -81,18 +81,18 @@ def test_regions_follow_the_basins_that_are_compared():
 
 def test_intervals_of_independent_basins_hold_at_their_rate():
     truth, held = 0.02, 0
-    for seed in range(300):
+    for seed in range(200):
         a, b = some([seed, 0], truth), some([seed, 1])
         row = Estimates().difference(a, b, "a", "b", "folds")
         held += row["low"] <= truth <= row["high"]
-    # 95 % of 300, give or take three standard errors of 1.3 %.
-    assert 0.91 <= held / 300 <= 0.99
+    # 95 % of 200, give or take three standard errors of 1.5 %.
+    assert 0.905 <= held / 200 <= 0.995
 
 
 def test_without_an_effect_higher_is_said_about_as_often_as_the_interval_allows():
     """Luck that neighbours share: resampling regions keeps the rate, resampling basins does not."""
     said = {"regions": 0, "basins": 0}
-    n = 300
+    n = 200
     for seed in range(n):
         rng = np.random.default_rng([seed, 7])
         shared = dict(zip(sorted(REGIONS.unique()), rng.normal(size=9), strict=True))
@@ -101,31 +101,28 @@ def test_without_an_effect_higher_is_said_about_as_often_as_the_interval_allows(
         for name, groups in (("regions", REGIONS), ("basins", None)):
             found = Estimates(groups).difference(a, b, "aef", "none", "folds")
             said[name] += verdict(found) == "higher"
-    # 2.5 % is stated; nine regions are few, so somewhat more is to be expected.
-    assert said["regions"] / n <= 0.08
-    assert said["basins"] / n > 0.15
+    # 2.5 % is stated. Nine regions are few: 6 % in 600 trials (with the 18 of CAMELS-US 4 %).
+    # Resampled basins, as if neighbours knew nothing of each other: 16 %.
+    assert said["regions"] / n <= 0.10
+    assert said["basins"] / n > 0.10
+    assert said["basins"] > 1.5 * said["regions"]
 
 
 def test_on_scores_without_an_effect_the_embedding_is_seldom_called_higher():
-    """Whole studies of the controls, from the plan to the verdict."""
-    n, said = 40, {"none": 0, "shuffled": 0}
-    found = 0
+    """The controls' comparisons, from the plan to the verdict, over thirty studies."""
+    said = {(effect, control): 0 for effect in (0.0, 0.06) for control in ("none", "shuffled")}
+    n = 30
     for seed in range(n):
-        for effect in (0.0, 0.04):
-            scores = study_scores(Truth(effect=effect, noise=0.05, seed=seed), only=["controls"])
+        for effect in (0.0, 0.06):
+            scores = study_scores(Truth(effect=effect, noise=0.05, seed=seed), only=("controls",))
             here = scores[scores["design"] == "folds"]
             nse = here.groupby(["representation", "gauge_id"])["nse"].median().unstack(0)
-            for control in said:
-                row = Estimates(REGIONS).difference(
-                    nse["aef"], nse[control], "aef", control, "folds"
-                )
-                if effect:
-                    found += verdict(row) == "higher"
-                else:
-                    said[control] += verdict(row) == "higher"
-    # 2.5 % of 40 is one; five or more would be seen once in 300 times at that rate.
-    assert max(said.values()) <= 4
-    assert found / (2 * n) > 0.8
+            for control in ("none", "shuffled"):
+                row = Estimates(REGIONS).difference(nse["aef"], nse[control], "aef", control, "")
+                said[effect, control] += verdict(row) == "higher"
+    # At a rate of 6 % (see above) six or more of 30 would be seen once in a hundred times.
+    assert max(said[0.0, control] for control in ("none", "shuffled")) <= 5
+    assert min(said[0.06, control] for control in ("none", "shuffled")) >= 28
 
 
 def test_an_interval_in_words():

@@ -1,5 +1,7 @@
 """Calibrations of an expected NSE, and what is said of them."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -104,8 +106,6 @@ def test_the_reading_tells_of_the_largest_calibration(planted):
 
 
 def test_intervals_that_hold_too_few_fail_the_check(planted):
-    from dataclasses import replace
-
     told = planted.told | {"share": 0.4, "low": 0.28, "high": 0.53}
     reading = trust.read([replace(planted, told=told)], [], "")
     assert not reading.checks[0].passed

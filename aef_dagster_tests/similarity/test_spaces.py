@@ -235,3 +235,22 @@ def test_real_basins_in_every_space():
         apart = np.median([km[i, j] for i, j in zip(range(0, 671, 30), nearest, strict=True)])
         # Landscapes change slowly: in any space that knows them the best donor is near.
         assert (apart > 1000) if name == "random" else (apart < 400), name
+
+
+def test_rows_of_a_learned_space_are_by_the_model_that_never_saw_the_basin():
+    rng = np.random.default_rng(4)
+    models = [rng.normal(size=(6, 3)), rng.normal(size=(6, 5))]
+    model_of = np.array([0, 1, 1, 0, 0, 1])
+    matrix = similarity_by_model(models, model_of)
+    assert matrix.shape == (6, 6)
+    np.testing.assert_array_equal(np.diag(matrix), 1.0)
+    for row, number in enumerate(model_of):
+        centred = models[number] - models[number].mean(axis=0)
+        cosines = [a @ centred[row] / np.linalg.norm(a) / np.linalg.norm(centred[row])
+                   for a in centred]  # fmt: skip
+        np.testing.assert_allclose(matrix[row], cosines, atol=1e-12)
+    # Two basins of one model are as alike either way, those of two models are not.
+    assert matrix[0, 3] == matrix[3, 0]
+    assert abs(matrix[0, 1] - matrix[1, 0]) > 1e-3
+    one = similarity_by_model(models[:1], np.zeros(6, int))
+    np.testing.assert_allclose(one, similarity_aef(models[0]), atol=1e-12)
