@@ -35,8 +35,8 @@ def refused(answer, *words):
         assert word in told, told
 
 
-@pytest.mark.parametrize("command", ["", "demo", "doctor", "prepare", "train", "simulate", "sync",
-                                     "dev"])  # fmt: skip
+@pytest.mark.parametrize("command", ["", "demo", "doctor", "prepare", "train", "study", "simulate",
+                                     "sync", "dev"])  # fmt: skip
 def test_help_teaches(aef, command):
     answer = aef(*([command] if command else []), "--help")
     assert answer.returncode == 0
@@ -141,6 +141,17 @@ def test_the_way_of_a_user(aef, tmp_path):
     assert sent.returncode == 0, sent.stderr
     assert "1 sent, 0 waiting" in sent.stdout
     assert "0 sent, 0 waiting" in aef("sync").stdout
+
+
+def test_a_study_refuses_in_a_sentence(aef, tmp_path):
+    refused(aef("study"), "is no home yet", "aef prepare")
+    # A home that is claimed and empty.
+    (tmp_path / "var").mkdir()
+    world = '{"dataset": "sample", "forcing": "daymet", "sample": "planted"}'
+    (tmp_path / "var" / "world.json").write_text(world)
+    refused(aef("study", "--size", "huge"), "unknown size 'huge'", "sample, small, full")
+    refused(aef("study", "--only", "contrls"), "no experiment contrls", "controls")
+    refused(aef("study"), "no donors", "aef prepare")
 
 
 @pytest.mark.slow

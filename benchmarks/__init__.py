@@ -16,6 +16,7 @@ NAMES = (
     "many_models",
     "memory",
     "scoring",
+    "donors_100k",
     "ablation",
     "skill",
     "time_to_skill",

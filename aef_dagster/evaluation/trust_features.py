@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 # Of the donors, so many that are most like the target: the others matter less.
 NEAREST = 10
@@ -46,14 +45,21 @@ def trust_features(
         the ten nearest donors), `log_km` (log10 of the kilometres to the nearest donor),
         `aridity`, `frac_snow`, `log_spread`.
     """
-    z = (climate - climate.mean()) / climate.std().replace(0.0, 1.0)
+    z = ((climate - climate.mean()) / climate.std().replace(0.0, 1.0)).to_numpy()
+    # Plain arrays: labelled look-ups of hundreds of donors for each of hundreds of targets take
+    # minutes.
+    cosines, distances = similarity.to_numpy(dtype=float), kilometres.to_numpy(dtype=float)
+    place = {name: {g: i for i, g in enumerate(table.index)}
+             for name, table in (("similarity", similarity), ("climate", climate),
+                                 ("kilometres", kilometres))}  # fmt: skip
     rows = {}
     for target, learned in donors.items():
         known = [donor for donor in learned if donor != target]
-        cosine = _largest(similarity.loc[target, known].to_numpy(dtype=float))
-        apart = z.loc[known].to_numpy() - z.loc[target].to_numpy()
+        at = {name: [rows_of[donor] for donor in known] for name, rows_of in place.items()}
+        cosine = np.sort(cosines[place["similarity"][target], at["similarity"]])[::-1][:NEAREST]
+        apart = z[at["climate"]] - z[place["climate"][target]]
         distance = np.sort(np.sqrt(np.nansum(apart**2, axis=1)))[:NEAREST]
-        km = kilometres.loc[target, known].to_numpy(dtype=float).min()
+        km = distances[place["kilometres"][target], at["kilometres"]].min()
         rows[target] = {
             "similarity": float(cosine.mean()),
             "most_similar": float(cosine[0]),
@@ -64,10 +70,6 @@ def trust_features(
             "log_spread": _log(spread, target),
         }  # fmt: skip
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("gauge_id")
-
-
-def _largest(values: NDArray) -> NDArray:
-    return np.sort(values)[::-1][:NEAREST]
 
 
 def _log(spread: pd.Series | None, target: str) -> float:

@@ -12,6 +12,7 @@ from aef_dagster.experiments.estimates import Estimates, interval, verdict
 from aef_dagster.experiments.evidence import Evidence
 from aef_dagster.experiments.reading import Check, Picture, Reading, Table
 from aef_dagster.experiments.sizes import Size
+from aef_dagster.models.statics import CONTROLS
 
 NAME = "controls"
 TITLE = "Controls"
@@ -19,7 +20,6 @@ QUESTION = (
     "How much of the skill needs to know the basin at all? Networks told nothing, 64 random "
     "numbers, or the embedding of another basin set the floor."
 )
-CONTROLS = ("none", "random", "shuffled")
 STUDY, BASELINE = "aef", "attributes17"
 # In gauged basins only one control matters: numbers that name the basin and tell nothing of it.
 TOLD = {"gauged": (STUDY, BASELINE, "random"), "folds": (STUDY, BASELINE, *CONTROLS)}

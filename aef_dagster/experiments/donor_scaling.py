@@ -12,7 +12,7 @@ import pandas as pd
 from aef_dagster.errors import UserError
 from aef_dagster.experiments import designs
 from aef_dagster.experiments.asks import DonorAsk, Plan, StudyBasins, regional
-from aef_dagster.experiments.estimates import Estimates, interval, verdict
+from aef_dagster.experiments.estimates import FEWEST_BASINS, Estimates, interval, verdict
 from aef_dagster.experiments.evidence import Evidence
 from aef_dagster.experiments.published import STUDY_BEST_K
 from aef_dagster.experiments.reading import Check, Picture, Reading, Table
@@ -104,11 +104,12 @@ def read(evidence: Evidence) -> Reading:
     rows = _comparisons(nse, spaces, middle, everyone, found)
     against_random = next(row for row in rows if row["of"] == "aef" and row["against"] == "random")
     against_all = next(row for row in rows if row["against"] == f"all {everyone}")
-    fall = falls["aef"]
+    fall = _as_row(falls["aef"])
     checks.append(Check(
-        "no_heterogeneity_collapse", not fall["falls"],
-        f"From the best number of donors, chosen by other targets, to all, NSE in the space aef "
-        f"falls by {interval(_as_row(fall), signed=True)}.",
+        "no_heterogeneity_collapse", not (falls["aef"]["falls"] and np.isfinite(fall["low"])),
+        "From the best number of donors, chosen by other targets, to all, NSE in the space aef "
+        f"falls by {interval(fall, signed=True)}"
+        + ("." if np.isfinite(fall["low"]) else ", of too few targets for an interval."),
     ))  # fmt: skip
     targets_told = int(nse["aef"].notna().any(axis=1).sum())
     findings = [
@@ -226,4 +227,6 @@ def _comparisons(
 
 
 def _as_row(fall: dict) -> dict:
-    return {"value": fall["loss"], "low": fall["low"], "high": fall["high"]}
+    enough = fall["n"] >= FEWEST_BASINS
+    low, high = (fall["low"], fall["high"]) if enough else (np.nan, np.nan)
+    return {"value": fall["loss"], "low": low, "high": high}

@@ -18,6 +18,8 @@ COLUMNS = [
 
 # Below so many groups, resampling whole groups tells nothing.
 FEWEST_GROUPS = 8
+# A bootstrap of so few basins is far too narrow: better no interval than a wrong one.
+FEWEST_BASINS = 8
 
 
 class Estimates:
@@ -33,11 +35,14 @@ class Estimates:
 
     def __init__(self, groups: pd.Series | None = None) -> None:
         self._rows: list[dict[str, Any]] = []
-        self._groups = None if groups is None or groups.nunique() < FEWEST_GROUPS else groups
+        self._groups = groups
 
     def groups(self, index: pd.Index) -> pd.Series | None:
         """Regions of some basins, in their order; None where basins are resampled."""
-        return None if self._groups is None else self._groups.reindex(index)
+        if self._groups is None:
+            return None
+        found = self._groups.reindex(index)
+        return found if found.nunique() >= FEWEST_GROUPS else None
 
     def add(self, measure: str, of: str, value: float, **others: Any) -> dict[str, Any]:
         """Any number: `others` are columns of the table."""
@@ -50,6 +55,8 @@ class Estimates:
         """Median NSE over basins with its bootstrap interval."""
         value, low, high = bootstrap_median(values, groups=self.groups(values.index))
         n = int(values.notna().sum())
+        if n < FEWEST_BASINS:
+            low = high = np.nan
         return self.add("median NSE", of, value, design=design, n_basins=n, low=low, high=high,
                         **others)  # fmt: skip
 
@@ -77,6 +84,8 @@ class Estimates:
         """Median over basins of a - b, with its interval and the Wilcoxon p."""
         a, b = a.align(b, join="inner")
         found = paired_difference(a, b, groups=self.groups(a.index))
+        if found["n"] < FEWEST_BASINS:
+            found |= {"low": np.nan, "high": np.nan}
         return self.add(
             measure, of, found["median_difference"], against=against, design=design,
             n_basins=found["n"], low=found["low"], high=found["high"], p=found["wilcoxon_p"],
@@ -102,7 +111,7 @@ def interval(row: dict[str, Any], digits: int = 3, *, signed: bool = False) -> s
 def verdict(row: dict[str, Any]) -> str:
     """What the interval of a difference allows to say."""
     if row["low"] is None or not np.isfinite(row["low"]):
-        return "cannot be told"
+        return "too few basins for an interval"
     if row["low"] > 0:
         return "higher"
     if row["high"] < 0:

@@ -35,6 +35,9 @@ REPRESENTATIONS: tuple[str, ...] = (
     "aef_first_year",
 )
 
+# They describe no basin: what is not due to knowing it.
+CONTROLS: tuple[str, ...] = ("none", "random", "shuffled")
+
 # The embedding of the first year alone: for networks that are then told another year's.
 FIRST_YEAR = "aef_first_year"
 

@@ -14,12 +14,13 @@ from aef_dagster.basins.cube import load_cube
 from aef_dagster.basins.dataset import FORCINGS
 from aef_dagster.errors import UserError
 from aef_dagster.models.checkpoints import Checkpoint
+from aef_dagster.models.statics import CONTROLS, FIRST_YEAR
 from aef_dagster.pipeline.inputs import described, static_frames
 from aef_dagster.storage.home import Home
 from aef_dagster.storage.warehouse import Warehouse
 
 # Controls are no description of a basin, and one year alone is a part of one.
-NOT_BUNDLED = ("none", "random", "shuffled", "aef_first_year")
+NOT_BUNDLED = (*CONTROLS, FIRST_YEAR)
 
 
 @dataclass(frozen=True)

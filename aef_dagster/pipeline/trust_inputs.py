@@ -12,6 +12,7 @@ import pandas as pd
 from aef_dagster.evaluation.trust_features import trust_features
 from aef_dagster.experiments.trust import NOT_YET, Calibration, calibrate
 from aef_dagster.models.checkpoints import Checkpoint
+from aef_dagster.models.statics import CONTROLS, FIRST_YEAR
 from aef_dagster.similarity.spaces import great_circle_km
 from aef_dagster.storage.home import Home
 from aef_dagster.storage.tables import attribute_frame, similarity_matrix
@@ -80,11 +81,16 @@ def with_expectation(store: Warehouse, scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def held_out(store: Warehouse) -> Iterator[Held]:
-    """All results of basins as if ungauged, by choice: what is in force."""
+    """All results of basins as if ungauged, by choice: what is in force and people would use.
+
+    Controls, and the study's variants of the recipe, are left out.
+    """
     scores = store.frame(
-        "SELECT * FROM scores WHERE current AND role = 'ungauged' AND "
-        "(asset = 'basin_models' OR design = ?)", [DESIGN],
-    )  # fmt: skip
+        "SELECT * FROM scores WHERE current AND role = 'ungauged' AND (asset = 'basin_models' OR "
+        "(design = ? AND recipe NOT LIKE '%+%' AND representation <> ?))",
+        [DESIGN, FIRST_YEAR],
+    )
+    scores = scores[~scores["representation"].isin(CONTROLS)].copy()
     scores["choice"] = [choice_in_words(row) for row in scores.itertuples()]
     for (asset, choice), rows in scores.groupby(["asset", "choice"]):
         yield Held(str(asset), str(choice), rows)

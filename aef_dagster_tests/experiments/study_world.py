@@ -206,9 +206,10 @@ def _regional_rows(
     nse += truth.gap * (split.design in UNSEEN_REGIMES)
     nse += truth.alone * (split.design == "each_cluster")
     nse += truth.experts * ask.recipe.endswith("experts")
+    said = (ask.partition, split.fold, split.learned_from, ask.recipe, ask.seed)
     return pd.DataFrame(
         {
-            "job_hash": f"{ask.partition}/{split.fold}/{split.learned_from}/{ask.recipe}/{ask.seed}",
+            "job_hash": "/".join(map(str, said)),
             "asset": "regional_models", "design": split.design, "fold": split.fold,
             "learned_from": split.learned_from, "n_donors": len(split.donors), "gauge_id": index,
             "role": split.role, "space": None, "k": np.nan, "representation": ask.representation,
@@ -249,7 +250,9 @@ def _yearly_scores(truth: Truth) -> pd.DataFrame:
     for place, year in enumerate(YEARS):
         moved = truth.aged * LAND.drift * place / (len(YEARS) - 1)
         nse = LAND.skill + moved + 0.1 * truth.noise * rng.normal(size=N_BASINS)
-        parts.append(pd.DataFrame({"gauge_id": IDS, "year": year, "seed": 0, "nse": nse.to_numpy()}))
+        parts.append(
+            pd.DataFrame({"gauge_id": IDS, "year": year, "seed": 0, "nse": nse.to_numpy()})
+        )
     return pd.concat(parts, ignore_index=True)
 
 

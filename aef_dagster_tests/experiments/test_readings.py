@@ -218,7 +218,9 @@ def test_ways_to_join_that_do_the_same_are_not_told_apart(readings):
     assert against["high"] < 0
 
 
-def test_donors_by_embedding_against_random_ones_and_soft_against_the_best(readings, without_effect):
+def test_donors_by_embedding_against_random_ones_and_soft_against_the_best(
+    readings, without_effect
+):
     reading = readings["donor_scaling"]
     picked = row_of(reading, of="aef", against="random", k=10)
     assert picked["low"] > 0
@@ -324,7 +326,8 @@ def test_mantel_of_a_learned_space_does_not_depend_on_the_order_of_basins(plante
     pd.testing.assert_frame_equal(*tables)
 
 
-def test_a_basin_without_a_similar_donor_is_named(planted, readings):
+def test_a_basin_without_a_similar_donor_is_named(planted, readings, monkeypatch):
+    monkeypatch.setattr(mechanisms, "PERMUTATIONS", 9)  # of tests that are not looked at here
     assert check_of(readings["mechanisms"], "similar_donors").passed
 
     def lonely(space):

@@ -44,8 +44,6 @@ def without(evidence, **where):
         ("fusion_ablation", {"recipe": "strong+ea_lstm"}, "folds/aef (strong+ea_lstm, toy)"),
         ("temporal_stability", {"design": "folds", "representation": "attributes17"},
          "folds/attributes17 (strong, toy)"),
-        ("mechanisms", {"design": "clusters", "representation": "aef"},
-         "clusters/aef (strong, toy)"),
     ],
 )  # fmt: skip
 def test_what_was_not_trained_is_named_with_its_partition(whole, name, where, told):
@@ -72,7 +70,9 @@ def test_donor_models_that_were_not_trained_are_named(whole, where, told):
 
 
 def test_no_donor_model_at_all(whole):
-    with pytest.raises(UserError, match="no scores of donor models yet: materialize `basin_models`"):
+    with pytest.raises(
+        UserError, match="no scores of donor models yet: materialize `basin_models`"
+    ):
         EXPERIMENTS["donor_scaling"].read(without(whole, asset="basin_models"))
 
 
@@ -118,6 +118,8 @@ def test_scores_of_basins_that_left_the_study_are_not_read(whole):
     """Trained with more basins than the study has now: rows of a basin that is gone."""
     stranger = whole.scores[whole.scores["gauge_id"] == IDS[0]].assign(gauge_id="99999999", nse=-9)
     more = replace(whole, scores=pd.concat([whole.scores, stranger], ignore_index=True))
-    for name in ("controls", "cross_regime", "fusion_ablation"):
-        one, other = (EXPERIMENTS[name].read(evidence).estimates for evidence in (whole, more))
-        pd.testing.assert_frame_equal(one, other)
+    assert len(more.rows("folds", "aef")) == len(whole.rows("folds", "aef"))
+    frame = EXPERIMENTS["cross_regime"].read(more).estimates
+    assert set(frame["n_basins"].dropna()) == {60}
+    cells = frame["measure"] == "median NSE, learned from one cluster"
+    assert frame[cells]["value"].between(0.3, 0.9).all()

@@ -64,7 +64,7 @@ def test_basins_without_flow_have_an_expectation_that_no_score_stands_behind(pla
 
 
 def test_the_expectation_of_a_basin_never_sees_its_own_score():
-    features, nse = held_out(40)
+    features, nse = held_out(24)
     one = trust.calibrate("regional_models", "folds", features, nse).table
     worse = nse.copy()
     worse.iloc[5] = -5.0
@@ -76,7 +76,7 @@ def test_the_expectation_of_a_basin_never_sees_its_own_score():
 
 
 def test_scores_of_basins_without_features_do_not_matter():
-    features, nse = held_out(30)
+    features, nse = held_out(22)
     more = pd.concat([nse, pd.Series({"99999999": 0.1})])
     one = trust.calibrate("regional_models", "folds", features, nse)
     other = trust.calibrate("regional_models", "folds", features, more)
@@ -89,8 +89,9 @@ def test_the_reading_tells_of_the_largest_calibration(planted):
     assert reading.name == trust.NAME
     assert reading.findings[0].startswith("Of 60 basins simulated without their gauge (folds, ")
     assert "calibrations hold their level" in reading.findings[1]
-    assert "Not calibrated yet, for want of 20 scored basins: donors random k=5." in (
-        reading.findings[-1]
+    assert (
+        "Not calibrated yet, for want of 20 scored basins: donors random k=5."
+        in (reading.findings[-1])
     )
     assert reading.numbers["rank_correlation"] == planted.told["rank_correlation"]
     assert reading.tables[0].frame["basins"].tolist() == [24, 60]

@@ -4,7 +4,7 @@ import pytest
 
 from aef_dagster.embeddings.bands import BANDS
 from aef_dagster.errors import UserError
-from aef_dagster.models.statics import REPRESENTATIONS, SUBSURFACE, static_table
+from aef_dagster.models.statics import FIRST_YEAR, REPRESENTATIONS, SUBSURFACE, static_table
 from aef_dagster.similarity.representations import (
     CATEGORIES,
     CLIMATE,
@@ -30,6 +30,7 @@ def tables():
             rng.normal(size=(5, 9)), index=pd.Index(ids, name="gauge_id"), columns=list(CLIMATE)
         ).reset_index(),
         "embedding": pd.DataFrame(rng.normal(size=(5, 64)), index=ids, columns=list(BANDS)),
+        "first_year": pd.DataFrame(rng.normal(size=(5, 64)), index=ids, columns=list(BANDS)),
     }
 
 
@@ -45,6 +46,7 @@ def tables():
         ("aef+subsurface", 64 + len(SUBSURFACE), 0),
         ("random", 64, 0),
         ("shuffled", 64, 0),
+        ("aef_first_year", 64, 0),
     ],
 )
 def test_each_representation_has_its_columns(tables, representation, numeric, categories):
@@ -67,6 +69,16 @@ def test_rows_are_those_of_the_basins_asked_for(tables):
     )
     climate = tables["climate"].set_index("gauge_id").loc["00000001", list(CLIMATE)]
     np.testing.assert_array_equal(table.numeric[1, 64:], climate.to_numpy(np.float32))
+
+
+def test_the_first_year_is_told_from_its_own_table(tables):
+    table = static_table(FIRST_YEAR, IDS, **tables)
+    wanted = tables["first_year"].loc[list(IDS)].to_numpy(np.float32)
+    np.testing.assert_array_equal(table.numeric, wanted)
+    assert not np.array_equal(table.numeric, static_table("aef", IDS, **tables).numeric)
+    del tables["first_year"]
+    with pytest.raises(UserError, match="'aef_first_year' needs 64 columns of the first_year tab"):
+        static_table(FIRST_YEAR, IDS, **tables)
 
 
 def test_missing_category_is_an_empty_text(tables):

@@ -6,7 +6,6 @@ did learn from it. All are trained once before and once after.
 
 import dataclasses
 import json
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,7 +84,7 @@ def states(prepared, tmp_path_factory):
     with pytest.MonkeyPatch.context() as environment:
         for name in load_settings().model_dump():
             environment.setenv(f"AEF_{name.upper()}", "")
-        environment.setenv("DAGSTER_HOME", os.environ.get("DAGSTER_HOME", ""))
+        environment.setenv("DAGSTER_HOME", "")
         brief = dataclasses.replace(BUDGETS["toy"], updates=60)
         environment.setitem(BUDGETS, "toy", brief)
         session = Session(load_settings(home=home))

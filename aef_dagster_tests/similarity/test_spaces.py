@@ -241,7 +241,7 @@ def test_rows_of_a_learned_space_are_by_the_model_that_never_saw_the_basin():
     rng = np.random.default_rng(4)
     models = [rng.normal(size=(6, 3)), rng.normal(size=(6, 5))]
     model_of = np.array([0, 1, 1, 0, 0, 1])
-    matrix = similarity_by_model(models, model_of)
+    matrix = spaces.similarity_by_model(models, model_of)
     assert matrix.shape == (6, 6)
     np.testing.assert_array_equal(np.diag(matrix), 1.0)
     for row, number in enumerate(model_of):
@@ -252,5 +252,5 @@ def test_rows_of_a_learned_space_are_by_the_model_that_never_saw_the_basin():
     # Two basins of one model are as alike either way, those of two models are not.
     assert matrix[0, 3] == matrix[3, 0]
     assert abs(matrix[0, 1] - matrix[1, 0]) > 1e-3
-    one = similarity_by_model(models[:1], np.zeros(6, int))
-    np.testing.assert_allclose(one, similarity_aef(models[0]), atol=1e-12)
+    one = spaces.similarity_by_model(models[:1], np.zeros(6, int))
+    np.testing.assert_allclose(one, spaces.similarity_aef(models[0]), atol=1e-12)
