@@ -51,8 +51,13 @@ def save_reading(reading: Reading, folder: Path) -> dict[str, Path]:
         "tables": tables, "pictures": pictures,
     }  # fmt: skip
     (unfinished / RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
+    # A crash between the two leaves the old one beside, never half of a new one.
+    before = folder.with_name(f".{folder.name}.before")
+    shutil.rmtree(before, ignore_errors=True)
+    if folder.exists():
+        folder.rename(before)
     unfinished.rename(folder)
+    shutil.rmtree(before, ignore_errors=True)
     return {path.name: path for path in sorted(folder.iterdir())}
 
 

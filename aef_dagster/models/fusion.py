@@ -33,14 +33,15 @@ def learned_vectors(checkpoint: Checkpoint, table: StaticTable) -> NDArray[np.fl
     UserError
         The network has no such layer.
     """
+    recipe = checkpoint.job().recipe
+    if recipe.architecture != "one_layer" or recipe.static_layers:
+        raise UserError(
+            f"checkpoint {checkpoint.hash} has no single layer that joins descriptors with "
+            "weather: take a model of the recipe `strong`"
+        )
     statics = checkpoint.scaler().scale_statics(table).astype(np.float64)
-    parts = []
-    for weights in parted(checkpoint.weights()):
-        layer = weights.get("static_weight")
-        if layer is None or layer.shape[1] != statics.shape[1]:
-            raise UserError(
-                f"checkpoint {checkpoint.hash} has no layer that joins descriptors with weather: "
-                "take a model of the recipe `strong`"
-            )
-        parts.append(statics @ layer.T.astype(np.float64))
+    parts = [
+        statics @ weights["static_weight"].T.astype(np.float64)
+        for weights in parted(checkpoint.weights())
+    ]
     return np.concatenate(parts, axis=1)

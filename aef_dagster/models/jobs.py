@@ -70,7 +70,7 @@ class Budget:
 
 BUDGETS: dict[str, Budget] = {
     # Of the sample's study: hundreds of models in a minute.
-    "toy": Budget("toy", hidden=16, updates=300, batch=16, window=180),
+    "toy": Budget("toy", hidden=16, updates=300, batch=16, window=270),
     "tiny": Budget("tiny", hidden=32, updates=600, batch=16, window=270),
     "donor": Budget("donor", hidden=64, updates=2400, batch=16, window=365),
     "full": Budget("full", hidden=128, updates=3750, batch=16, window=365, networks=4),

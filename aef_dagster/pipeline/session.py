@@ -186,7 +186,7 @@ class Session:
         asked_at = time.time()
         study = {"size": size.name}
         keys = sorted({ask.partition for plan in plans.values() for ask in plan.regional})
-        on_step(f"regional models: {len(merged(plans))} of {len(keys)} designs and representations")
+        on_step(f"{len(merged(plans))} regional models, in {len(keys)} designs and representations")
         self._run(["regional_models"], {"regional_models": {
             **study, "experiments": list(plans), "partitions": keys}})  # fmt: skip
         self._run(["regional_scores"])

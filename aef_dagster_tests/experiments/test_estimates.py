@@ -75,8 +75,18 @@ def test_whole_regions_are_resampled_where_there_are_eight():
 
 def test_regions_follow_the_basins_that_are_compared():
     found = Estimates(REGIONS)
-    index = pd.Index([IDS[40], IDS[3], IDS[17]])
+    index = pd.Index(IDS[::-1])
     assert found.groups(index).tolist() == [REGIONS[g] for g in index]
+    assert found.groups(pd.Index([IDS[40], IDS[3], IDS[17]])) is None  # three regions at most
+
+
+def test_so_few_basins_have_a_value_and_no_interval():
+    a, b = some([1, 0], 0.1)[:7], some([1, 1])[:7]
+    found = Estimates()
+    row = found.difference(a, b, "a", "b", "donors")
+    assert np.isfinite(row["value"]) and np.isnan(row["low"]) and np.isnan(row["high"])
+    assert verdict(row) == "too few basins for an interval"
+    assert np.isnan(found.median(a, "a", "donors")["low"])
 
 
 def test_intervals_of_independent_basins_hold_at_their_rate():
@@ -139,8 +149,8 @@ def test_an_interval_in_words():
         (-0.02, -0.001, "lower"),
         (-0.001, 0.02, "not told apart"),
         (0.0, 0.02, "not told apart"),
-        (np.nan, np.nan, "cannot be told"),
-        (None, None, "cannot be told"),
+        (np.nan, np.nan, "too few basins for an interval"),
+        (None, None, "too few basins for an interval"),
     ],
 )
 def test_what_an_interval_allows_to_say(low, high, said):

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import dagster as dg
 import pandas as pd
 
+from aef_dagster.errors import UserError
 from aef_dagster.evaluation.figures import skill_cdf_png
 from aef_dagster.evaluation.statistics import summarise
 from aef_dagster.experiments.study import chosen, merged, plan_study
@@ -66,8 +67,13 @@ def build() -> list:
         asked_by = merged(plan_study(basins, size, config.experiments))
         asks = [ask for ask in asked_by if ask.partition in keys]
         if not asks:
-            context.log.info("a study of size %s asks for none of %s", size.name, ", ".join(keys))
-            return
+            raise UserError(
+                f"a study of size {size.name} asks for none of {', '.join(keys[:5])}; choose "
+                "another size, or partitions that it asks for"
+            )
+        unasked = sorted(set(keys) - {ask.partition for ask in asks})
+        if unasked:
+            context.log.info("a study of size %s does not ask for %s", size.name, unasked)
         plan = plan_regional(
             world, store, asks, size, platform.dataset, platform.forcing, platform.precision
         )
