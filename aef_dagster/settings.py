@@ -95,6 +95,11 @@ class Settings(BaseSettings):
     reference_dir: Folder | None = Field(
         None, description="Folder with published scores (`published_nse_531.csv`), for comparison."
     )
+    dagster_storage: Literal["sqlite", "postgres"] = Field(
+        "sqlite",
+        description="Where Dagster keeps its history: files in the home, or PostgreSQL, whose "
+        "address is in `DAGSTER_PG_HOST` and its like (deploy/README.md).",
+    )
     tracking_uri: Store | None = Field(
         None, description="MLflow tracking store; by default the SQLite file in the home."
     )

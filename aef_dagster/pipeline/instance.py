@@ -18,8 +18,9 @@ import yaml
 from aef_dagster.errors import UserError
 from aef_dagster.settings import Settings
 
-# A link to the file at the top of the checkout; a wheel gets a copy.
-TEMPLATE = Path(__file__).parents[1] / "dagster.yaml"
+# Links to files of the checkout; a wheel gets copies.
+TEMPLATES = {"sqlite": "dagster.yaml", "postgres": "dagster.postgres.yaml"}
+POOLS = ("training", "earth_engine")
 PID_TAG, HOST_TAG = "aef/pid", "aef/host"
 _OWN_FOLDER = "var/dagster"
 _HEADER = "# Rendered by aef from the checkout's dagster.yaml, again at each command."
@@ -29,8 +30,17 @@ def render_instance(settings: Settings) -> Path:
     """Write `dagster.yaml` of this home, with absolute paths; returns the DAGSTER_HOME folder."""
     folder = settings.home / "dagster"
     folder.mkdir(parents=True, exist_ok=True)
-    text = TEMPLATE.read_text().replace(_OWN_FOLDER, str(folder))
-    yaml.safe_load(text)  # a home whose name breaks the file should fail here
+    template = Path(__file__).parents[1] / TEMPLATES[settings.dagster_storage]
+    text = template.read_text().replace(_OWN_FOLDER, str(folder))
+    parsed = yaml.safe_load(text)  # a home whose name breaks the file should fail here
+    database = parsed["storage"].get("postgres", {}).get("postgres_db", {})
+    asked = [value["env"] for value in database.values() if isinstance(value, dict)]
+    missing = [name for name in asked if name not in os.environ]
+    if missing:
+        raise UserError(
+            f"AEF_DAGSTER_STORAGE=postgres needs {', '.join(missing)} in the environment; see "
+            "deploy/README.md"
+        )
     target = folder / "dagster.yaml"
     # A file that someone wrote for this home (PostgreSQL, another launcher) is theirs.
     if not target.exists() or target.read_text().startswith(_HEADER):
@@ -81,6 +91,14 @@ def materialize(
             raise KeyboardInterrupt
         raise UserError(_cause(result))
     return result
+
+
+def open_pools(instance: dg.DagsterInstance) -> None:
+    """Give each pool its default limit now: in the first pass that meets it, the queue has none."""
+    known = {limit.name for limit in instance.event_log_storage.get_pool_limits()}
+    for pool in POOLS:
+        if pool not in known:
+            instance.event_log_storage.initialize_concurrency_limit_to_default(pool)
 
 
 def bury_dead_runs(instance: dg.DagsterInstance) -> None:

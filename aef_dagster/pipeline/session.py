@@ -26,6 +26,7 @@ from aef_dagster.pipeline.config import TrainingConfig
 from aef_dagster.pipeline.instance import (
     bury_dead_runs,
     materialize,
+    open_pools,
     quiet_dagster,
     render_instance,
 )
@@ -80,6 +81,7 @@ class Session:
         """The home's Dagster instance."""
         instance = dg.DagsterInstance.get()
         bury_dead_runs(instance)
+        open_pools(instance)
         return instance
 
     @cached_property

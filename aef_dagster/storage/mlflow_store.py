@@ -59,15 +59,15 @@ def make_experiment(client, uri: str, artifacts: Path) -> str:
     uri
         Its address.
     artifacts
-        Folder of the files of runs. A server keeps them where it was told to; only the SQLite
-        store needs it.
+        Folder of the files of runs. A server keeps them where it was told to; a database that is
+        reached directly needs it.
     """
     found = client.get_experiment_by_name(EXPERIMENT)
     if found is not None:
         return found.experiment_id
     return client.create_experiment(
         EXPERIMENT,
-        artifact_location=artifacts.as_uri() if uri.startswith("sqlite") else None,
+        artifact_location=None if uri.startswith("http") else artifacts.as_uri(),
         tags={_KIND_TAG: "custom_model_development"},
     )
 
@@ -155,6 +155,13 @@ def _probe(uri: str) -> None:
         port = address.port or (443 if address.scheme == "https" else 80)
         with socket.create_connection((address.hostname, port), timeout=CONNECT_TIMEOUT_S):
             pass
+    elif address.scheme.startswith("postgresql"):
+        import sqlalchemy
+
+        # MLflow itself would try ten times, 100 s in all, also with a wrong password.
+        engine = sqlalchemy.create_engine(uri, connect_args={"connect_timeout": CONNECT_TIMEOUT_S})
+        engine.connect().close()
+        engine.dispose()
     elif address.scheme in ("", "file"):
         raise UserError(
             f"AEF_TRACKING_URI={masked(uri)}: MLflow no longer takes folders; use "

@@ -62,7 +62,9 @@ class Servers:
             check = [program("dagster"), "api", "grpc-health-check", "--port", str(self._code)]
             self.wait("the code location", lambda: _succeeds(check, self._environment))
         elif name == "webserver":
-            self.wait("the webserver", lambda: _answers(f"http://127.0.0.1:{self._web}/server_info"))
+            self.wait(
+                "the webserver", lambda: _answers(f"http://127.0.0.1:{self._web}/server_info")
+            )
 
     def stop(self, name: str) -> None:
         """End a server and all that it started, as an orchestrator does: SIGTERM, then SIGKILL."""
@@ -84,6 +86,12 @@ class Servers:
         """End what is still running, those first that talk to the others."""
         for name in reversed(list(self._running)):
             self.stop(name)
+
+    def commands(self) -> str:
+        """Command lines of the servers and of all that they started, which anybody may read."""
+        family = [psutil.Process(process.pid) for process in self._running.values()]
+        family += [child for parent in family for child in parent.children(recursive=True)]
+        return "\n".join(" ".join(process.cmdline()) for process in family if process.is_running())
 
     def logs(self) -> str:
         """All that the servers said."""

@@ -25,8 +25,9 @@ SECRETS = ("Sluice", "Weir")
 REPOSITORY = {"repositoryName": "__repository__", "repositoryLocationName": "aef_dagster"}
 SCHEDULE = {**REPOSITORY, "scheduleName": "new_aef_years"}
 
-LAUNCH = """mutation($params: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $params)
-  { __typename ... on LaunchBackfillSuccess { backfillId } } }"""
+LAUNCH = """mutation($params: LaunchBackfillParams!)
+  { launchPartitionBackfill(backfillParams: $params)
+    { ... on LaunchBackfillSuccess { backfillId } } }"""
 START = """mutation($selector: ScheduleSelector!) { startSchedule(scheduleSelector: $selector)
   { __typename } }"""
 BACKFILL = """query($id: String!) { partitionBackfillOrError(backfillId: $id)
@@ -37,7 +38,7 @@ TICKS = """query($selector: ScheduleSelector!) { scheduleOrError(scheduleSelecto
 
 @pytest.fixture
 def home(cluster, tmp_path, monkeypatch):
-    """A prepared sample home whose instance is on PostgreSQL, with the settings of its processes."""
+    """Settings of a prepared sample home whose instance and MLflow are on PostgreSQL."""
     folder = tmp_path / "var" / "dagster"
     folder.mkdir(parents=True)
     shutil.copy(INSTANCE, folder / "dagster.yaml")
@@ -47,10 +48,13 @@ def home(cluster, tmp_path, monkeypatch):
         "AEF_NEW_YEARS_CRON": "* * * * *",
         "DAGSTER_HOME": str(folder),
     }
-    # MLflow would make its folder for files where it is called from.
-    subprocess.run(
-        [program("aef"), "prepare"], env=os.environ | environment, cwd=tmp_path, check=True
-    )
+    for command in (
+        # As deploy/README.md says: a pool is without limit in the first pass that meets it.
+        [program("dagster"), "instance", "concurrency", "set", "training", "1"],
+        [program("aef"), "prepare"],
+    ):
+        # MLflow makes its folder for files where it is called from.
+        subprocess.run(command, env=os.environ | environment, cwd=tmp_path, check=True)
     for name, value in cluster.environment().items():
         monkeypatch.setenv(name, value)
     return environment
@@ -110,6 +114,10 @@ def test_a_backfill_and_a_schedule_outlive_daemon_and_webserver(
     )["launchPartitionBackfill"]
     backfill = launched["backfillId"]
     servers.wait("the first run to start", lambda: of_status(dg.DagsterRunStatus.STARTED))
+    shown = servers.ask("{ instance { info } }")["instance"]["info"]
+    assert "PostgresRunStorage" in shown
+    commands = servers.commands()
+    assert [word for word in SECRETS if word in shown + commands] == []
     servers.stop("daemon")
     servers.stop("webserver")
 
@@ -122,16 +130,20 @@ def test_a_backfill_and_a_schedule_outlive_daemon_and_webserver(
     assert ticks()[: len(before)] == before
     servers.wait(
         "the backfill to end",
-        lambda: servers.ask(BACKFILL, id=backfill)["partitionBackfillOrError"]["status"]
-        == "COMPLETED_SUCCESS",
+        lambda: (
+            servers.ask(BACKFILL, id=backfill)["partitionBackfillOrError"]["status"]
+            == "COMPLETED_SUCCESS"
+        ),
     )
-    after = servers.wait("a tick of the new daemon", lambda: ticks() if ticks()[-1] > before[-1] else [])  # noqa: E501
+    after = servers.wait("a tick of the new daemon", lambda: later(ticks(), before[-1]))
     assert len({int(moment // 60) for moment in after}) == len(after), "one tick a minute"
 
     made = instance.fetch_materializations(MODELS, limit=10).records
     assert sorted(record.partition_key for record in made) == TARGETS
     assert len(of_status(dg.DagsterRunStatus.SUCCESS)) == 2
-    assert instance.get_concurrency_config().pool_config.default_pool_limit == 1
+    first, second = sorted(instance.get_run_records(dg.RunsFilter(
+        tags={"dagster/backfill": backfill})), key=lambda record: record.start_time)  # fmt: skip
+    assert second.start_time >= first.end_time, "one training at a time, across the restart"
 
     servers.stop_all()
     client = MlflowClient(tracking_uri=cluster.url("mlflow"))
@@ -157,6 +169,7 @@ def test_mlflow_on_postgresql_keeps_a_run_and_hides_its_password(
     assert tracking.drain().sent == 1
     assert tracking.run_id("kept") in cluster.dump("mlflow")
 
+    # MLflow itself would try ten times, 100 s in all; a wrong password is told at once.
     wrong = Tracking(
         cluster.url("mlflow").replace("Weir", "WeirWrong"), tmp_path / "other", tmp_path / "files",
         "http://x",
@@ -170,11 +183,14 @@ def test_mlflow_on_postgresql_keeps_a_run_and_hides_its_password(
         assert "Weir" not in text
 
 
+def later(ticks, moment):
+    """All ticks, once the last of them is later than a moment."""
+    return ticks if ticks[-1] > moment else []
+
+
 def record(key):
     return TrackedRun(
         key=key, parent_key="study", parent_name="study", name=key, started=100.0, ended=110.0,
         tags={"gauge_id": "none"}, parent_tags={}, params={"k": "8"}, metrics={"nse": 0.5},
         curve=[("valid_nse", 0, 0.1)],
     )  # fmt: skip
-
-

@@ -66,5 +66,7 @@ def test_vectors_of_several_networks_stand_side_by_side(toy, trained):
 @pytest.mark.parametrize("changes", [{"architecture": "ea_lstm"}, {"static_layers": (4,)}])
 def test_a_network_without_the_one_layer_is_refused(toy, trained, changes):
     checkpoint = trained(replace(SHORT, **changes))
-    with pytest.raises(UserError, match="has no single layer that joins .* take a model of the recipe"):
+    with pytest.raises(
+        UserError, match="has no single layer that joins .* take a model of the recipe"
+    ):
         learned_vectors(checkpoint, toy.statics["attributes17"])
