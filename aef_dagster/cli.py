@@ -34,6 +34,8 @@ app = typer.Typer(
 app.add_typer(cli_embeddings.app, name="embeddings")
 
 DEMO_STUDY = "demo"
+# Columns of a table are kept whole up to this width; longer ones are folded.
+LONGEST_WHOLE = 28
 STOPPED = 130
 
 
@@ -72,7 +74,7 @@ def demo() -> None:
     scores = session.train(session.basins, _training_config(study=DEMO_STUDY))
     _print_scores(scores)
     found = _study(session, None, [])
-    print(f"the report: {found.page}")
+    _print_study_places(found)
     _print_addresses(session, time.monotonic() - started)
 
 
@@ -143,7 +145,11 @@ def prepare() -> None:
 def train(
     gauge_ids: Annotated[list[str], typer.Argument(help="Gauge ids of the targets.")],
     space: Annotated[
-        str, typer.Option(help="Where similarity picks donors: attributes, aef, distance, random.")
+        str,
+        typer.Option(
+            help="Where similarity picks donors: attributes, aef, distance, random; soft_aef (all "
+            "basins, weighted so that k count); fusion (once `aef study` has learned it)."
+        ),
     ] = "aef",
     k: Annotated[
         int | None, typer.Option(min=1, help="Donors per target (default 100; 8 in the sample).")
@@ -201,7 +207,7 @@ def study(
     size: Annotated[
         str | None,
         typer.Option(
-            help="sample (seconds), small (minutes; never the study's answer), full (a GPU or a "
+            help="sample (a minute), small (minutes; never the study's answer), full (a GPU or a "
             "cluster: thousands of models). Default small; in the sample, sample."
         ),
     ] = None,
@@ -223,9 +229,15 @@ def study(
     session = _session(existing=True)
     found = _study(session, size, only or [])
     seconds = time.monotonic() - started
-    print(f"the report: {found.page}")
+    _print_study_places(found)
     print(f"RESULT experiments={len(found.readings)} jobs={found.jobs} reused={found.reused} "
           f"seconds={seconds:.0f}")  # fmt: skip
+
+
+def _print_study_places(found) -> None:
+    print(f"\nthe report: {found.page}")
+    if found.bundle:
+        print(f"the models: {found.bundle}")
 
 
 def _study(session, size: str | None, only: list[str]):
@@ -416,7 +428,11 @@ def _print_rows(heads, rows, title: str) -> None:
     for number, head in enumerate(heads):
         # Names and numbers stay whole; only the last column, a sentence, may be folded.
         last = number == len(heads) - 1
-        table.add_column(str(head), overflow="fold", no_wrap=not last)
+        longest = max((len(str(row[number])) for row in rows), default=0)
+        table.add_column(
+            str(head), overflow="fold", no_wrap=not last and longest <= LONGEST_WHOLE,
+            min_width=None if last else min(longest, LONGEST_WHOLE),
+        )  # fmt: skip
     for row in rows:
         table.add_row(*(_escaped(str(cell)) for cell in row))
     console = Console()

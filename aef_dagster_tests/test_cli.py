@@ -80,6 +80,7 @@ def test_training_before_preparing_is_one_sentence(aef):
     refused(aef("train", "00901001"), "aef prepare")
 
 
+@pytest.mark.slow
 def test_commands_of_embeddings(aef, tmp_path):
     assert "download" in aef("embeddings", "--help").stdout
     real = {"AEF_DATASET": "camels_us", "AEF_SOURCE": "table", "AEF_EMBEDDINGS_DIR": "tables"}

@@ -50,8 +50,9 @@ def read(evidence: Evidence) -> Reading:
     from aef_dagster.evaluation.study_figures import interval_plot_png
 
     found, size = Estimates(evidence.regions), evidence.size
-    near = {name: evidence.nse("folds", name) for name in size.regimes}
-    far = {name: evidence.nse("clusters", name) for name in size.regimes}
+    seeds = size.other_seeds
+    near = {name: evidence.nse("folds", name, seeds=seeds) for name in size.regimes}
+    far = {name: evidence.nse("clusters", name, seeds=seeds) for name in size.regimes}
     gaps = {
         name: found.difference(far[name], near[name], name, name, "clusters against folds",
                                measure="gap of NSE")
@@ -70,12 +71,12 @@ def read(evidence: Evidence) -> Reading:
                        design="clusters against folds", n_basins=both["n"], low=both["low"],
                        high=both["high"])  # fmt: skip
     climate = {
-        name: found.difference(evidence.nse("climates", name), near[name], name, name,
+        name: found.difference(evidence.nse("climates", name, seeds=seeds), near[name], name, name,
                                "climates against folds", measure="gap of NSE")
         for name in PAIR
     }  # fmt: skip
     regions = {
-        name: found.difference(evidence.nse("regions", name), near[name], name, name,
+        name: found.difference(evidence.nse("regions", name, seeds=seeds), near[name], name, name,
                                "regions against folds", measure="gap of NSE")
         for name in size.regimes if _trained(evidence, "regions", name)
     }  # fmt: skip
@@ -85,15 +86,17 @@ def read(evidence: Evidence) -> Reading:
     findings = [
         f"In basins of a cluster that no model has seen, `{STUDY}` against `{BASELINE}`: "
         f"{interval(across[STUDY], signed=True)}, {verdict(across[STUDY])}.",
-        "What an unseen cluster costs against unseen basins of seen clusters: "
+        "An unseen cluster, against unseen basins of seen clusters, changes NSE by: "
         + ", ".join(f"`{name}` {interval(row, signed=True)}" for name, row in gaps.items())
-        + f"; the gap of `{STUDY}` less that of `{BASELINE}`: {interval(double, signed=True)}.",
+        + f". Basin by basin, the change of `{STUDY}` less that of `{BASELINE}` has the median "
+        f"{interval(double, signed=True)}.",
     ]
     if "aef+subsurface" in across:
         row = found.difference(far["aef+subsurface"], far[STUDY], "aef+subsurface", STUDY,
                                "clusters")  # fmt: skip
         findings.append(
-            "With soil and geology beside the embedding (open question 3), across clusters: "
+            "Does what lies under the ground help, which no satellite sees? With soil and geology "
+            "beside the embedding, in unseen clusters: "
             f"{interval(row, signed=True)} against the embedding alone, {verdict(row)}."
         )
     findings += [
@@ -109,8 +112,8 @@ def read(evidence: Evidence) -> Reading:
         {"told": name, "unseen basins": near[name].median(), "unseen cluster": far[name].median(),
          "gap": gaps[name]["value"], "from": gaps[name]["low"], "to": gaps[name]["high"],
          "basins": gaps[name]["n_basins"],
-         **({f"less {BASELINE}": across[name]["value"], "p": across[name]["p"]}
-            if name in across else {})}
+         **({f"in the unseen cluster, less {BASELINE}": across[name]["value"],
+             "p": across[name]["p"]} if name in across else {})}
         for name in size.regimes
     ]  # fmt: skip
     others = pd.DataFrame(
@@ -220,7 +223,12 @@ def _growth(evidence: Evidence, found: Estimates) -> tuple[pd.DataFrame, str, Pi
         for count in (*counts, None):
             label = f"{count} basins" if count else ""
             near, far = (
-                evidence.nse(f"fewer_{design}" if count else design, name, learned_from=label)
+                evidence.nse(
+                    f"fewer_{design}" if count else design,
+                    name,
+                    learned_from=label,
+                    seeds=evidence.size.other_seeds,
+                )
                 for design in ("folds", "clusters")
             )
             models = evidence.rows("clusters", name).drop_duplicates("job_hash")
@@ -242,10 +250,10 @@ def _growth(evidence: Evidence, found: Estimates) -> tuple[pd.DataFrame, str, Pi
                         design="clusters against folds")  # fmt: skip
         if np.isfinite(row["value"]):
             told.append(f"`{name}` {interval(row, signed=True)}")
-    sentence = "Too few numbers of basins for a line over them (open question 2)."
+    sentence = "Too few numbers of basins to draw a line to a global collection."
     if told:
         sentence = (
-            f"Would a global collection close the gap (open question 2)? A line through "
+            f"Would a global collection close the gap? A line through "
             f"{len(counts) + 1} numbers of basins, EXTRAPOLATED to {GLOBAL_BASINS}: "
             + ", ".join(told)
             + ". A guess, not a measurement."
@@ -264,14 +272,16 @@ def _growth(evidence: Evidence, found: Estimates) -> tuple[pd.DataFrame, str, Pi
 
 
 def _counts(evidence: Evidence) -> list[int]:
-    """Numbers of basins to learn from that are fewer than all in both designs.
+    """Numbers of basins to learn from that every fold and every cluster leaves over.
 
-    A count that no fold or no cluster leaves over was planned in one design only, or in none.
+    Else the basins of a large cluster would be missing at the large numbers, and the gaps along the
+    curve would be of different basins.
     """
     basins, size = evidence.basins, evidence.size
     folds = designs.held_out("folds", designs.folds(basins.gauge_ids, size.folds))
     out = designs.held_out("clusters", basins.labels("aef", size.most_clusters))
-    return [c for c in size.counts if designs.fewer(folds, c) and designs.fewer(out, c)]
+    fewest = min(len(split.donors) for split in (*folds, *out))
+    return [count for count in size.counts if count < fewest]
 
 
 def _cluster_maps(evidence: Evidence) -> list[Picture]:

@@ -26,6 +26,8 @@ DESIGNS: dict[str, str] = {
     "fewer_folds": "as folds, learning from some of the other basins",
     "fewer_clusters": "as clusters, learning from some of the other basins",
 }
+# Held out by clusters of AlphaEarth, so made of embeddings whatever the network is told.
+BY_EMBEDDING = ("clusters", "each_cluster", "fewer_clusters")
 FOLD_SEED = 0
 
 

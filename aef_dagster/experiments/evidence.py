@@ -101,7 +101,8 @@ class Evidence:
             found = found[found["learned_from"] == learned_from]
         if found.empty:
             raise UserError(
-                f"no scores of {design}/{representation} ({recipe}, {self.size.budget}) yet: "
+                f"no scores of {design}/{representation} ({recipe}, {self.size.budget}) "
+                "in the precision in force yet: "
                 f"materialize that partition of `regional_models` at size {self.size.name} and "
                 f"then `regional_scores` (or run `aef study --size {self.size.name}`)"
             )
@@ -115,9 +116,20 @@ class Evidence:
         recipe: str = "strong",
         learned_from: str = "",
         metric: str = "nse",
+        seeds: int | None = None,
     ) -> pd.Series:
-        """A score of each basin, indexed by gauge_id; of several seeds their median."""
+        """A score of each basin, indexed by gauge_id; of several seeds their median.
+
+        Parameters
+        ----------
+        seeds
+            Only models of the first so many seeds; None = all there are. Another experiment may
+            have trained more of one side of a comparison, and a median of five seeds is not what
+            a median of three is.
+        """
         rows = self.rows(design, representation, recipe=recipe, learned_from=learned_from)
+        if seeds is not None:
+            rows = rows[rows["seed"] < seeds]
         return rows.groupby("gauge_id")[metric].median().reindex(self.basins.gauge_ids)
 
     def donor_rows(self) -> pd.DataFrame:

@@ -94,12 +94,12 @@ def read(evidence: Evidence) -> Reading:
             f"`{STUDY}` in unseen basins: {interval(row, signed=True)}, {verdict(row)}."
         )
     losses = [
-        found.difference(scores["folds"][name], scores["gauged"][name], name, name,
-                         "folds against gauged")
+        found.difference(evidence.nse("folds", name, seeds=evidence.size.other_seeds),
+                         scores["gauged"][name], name, name, "folds against gauged")
         for name in known
     ]  # fmt: skip
     findings.append(
-        "What the loss of a basin's gauge costs: "
+        "What losing its gauge changes in a basin's NSE: "
         + ", ".join(f"`{row['of']}` {interval(row, signed=True)}" for row in losses)
         + "."
     )
@@ -202,7 +202,7 @@ def _by_distance(evidence: Evidence, scores: dict, found: Estimates) -> pd.DataF
     rows = []
     for low, high in zip(DISTANCES[:-1], DISTANCES[1:], strict=True):
         inside = nearest.index[(nearest >= low) & (nearest < high)]
-        if len(inside) < 5:
+        if len(inside) == 0:
             continue
         label = f"{low:.0f} to {high:.0f} km" if np.isfinite(high) else f"over {low:.0f} km"
         row: dict = {"nearest": label, "basins": len(inside)}

@@ -7,6 +7,7 @@ evaluation/coherence.py), clusters (similarity/clusters.py).
 import numpy as np
 import pandas as pd
 
+from aef_dagster.errors import UserError
 from aef_dagster.experiments.asks import Plan, StudyBasins
 from aef_dagster.experiments.estimates import Estimates
 from aef_dagster.experiments.evidence import Evidence
@@ -20,6 +21,9 @@ QUESTION = (
     "alike, how sharply does it tell basins apart, and what is its similarity made of?"
 )
 SPACES = ("aef", "attributes", "fusion", "distance", "random")
+# Compared where they are there: `fusion` needs trained networks, which a run may leave out. What
+# else is told here needs the other spaces.
+OPTIONAL = ("fusion", "random")
 PERMUTATIONS = 199
 # A basin whose most similar donors are less like it than this has none (centred cosine).
 FAR = 0.2
@@ -42,7 +46,11 @@ def read(evidence: Evidence) -> Reading:
     known, correlated = _knowledge(evidence, vectors, ids, found)
     dimension = effective_dimension(vectors)
     found.add("effective dimension", "aef", dimension, n_basins=len(ids))
-    matrices = {name: _aligned(evidence, name, ids) for name in SPACES if _there(evidence, name)}
+    matrices = {
+        name: _aligned(evidence, name, ids)
+        for name in SPACES
+        if name not in OPTIONAL or _there(evidence, name)
+    }
     coherence = _coherence(evidence, matrices, ids, found)
     sharpness, picture = _sharpness(evidence, matrices["aef"], ids, found)
     meaning = _meaning(evidence, matrices, ids, found)
@@ -99,9 +107,9 @@ def read(evidence: Evidence) -> Reading:
         pictures=tuple(pictures),
         checks=(Check(
             "similar_donors", not lonely,
-            f"{len(lonely)} basins have no similar donor: the mean cosine of their {NEAREST} most "
-            f"similar basins by AlphaEarth is below {FAR}"
-            + (f" ({', '.join(ids[i] for i in lonely[:5])})." if lonely else "."),
+            f"{len(lonely)} of {len(ids)} basins have no similar donor (a mean cosine below {FAR} "
+            f"to their {NEAREST} most similar basins by AlphaEarth)"
+            + (f": {', '.join(ids[i] for i in lonely[:5])}." if lonely else "."),
         ),),
     )  # fmt: skip
 
@@ -133,18 +141,22 @@ def _similarity_maps(
 
 
 def _there(evidence: Evidence, space: str) -> bool:
-    from aef_dagster.errors import UserError
-
     try:
         evidence.similarity(space)
     except UserError:
-        return False  # the space `fusion` needs trained networks, which a run may leave out
+        return False
     return True
 
 
 def _aligned(evidence: Evidence, space: str, ids: list[str]) -> np.ndarray:
     matrix, names = evidence.similarity(space)
     place = {name: i for i, name in enumerate(names)}
+    absent = [gauge_id for gauge_id in ids if gauge_id not in place]
+    if absent:
+        raise UserError(
+            f"the space {space} lacks {len(absent)} basins of the study "
+            f"({', '.join(absent[:5])}): materialize `similarity/{space}` again"
+        )
     rows = [place[gauge_id] for gauge_id in ids]
     return matrix[np.ix_(rows, rows)]
 
@@ -202,7 +214,11 @@ def _sharpness(
     from aef_dagster.evaluation.study_figures import scatter_png
 
     neighbours = pd.Series(effective_neighbours(matrix), index=ids)
-    loss = evidence.nse("folds", "aef") - evidence.nse("clusters", "aef")
+    near, far = (
+        evidence.nse(design, "aef", seeds=evidence.size.other_seeds)
+        for design in ("folds", "clusters")
+    )
+    loss = near - far
     known = loss.notna()
     rho, p = spearmanr(neighbours[known], loss[known])
     found.add("Spearman of neighbourhood size and cross-regime loss", "aef", rho, p=float(p),
@@ -212,8 +228,8 @@ def _sharpness(
         f"many goes with its loss across regimes by Spearman {rho:+.2f} (p {p:.2g})."
     )
     picture = Picture("Sharpness and loss", scatter_png(
-        neighbours[known], loss[known].clip(-1, 1), xlabel="effective neighbours",
-        ylabel="NSE lost in an unseen cluster (cut at 1)",
+        neighbours[known], loss[known], xlabel="effective neighbours",
+        ylabel="NSE lost in an unseen cluster",
         title=f"{evidence.prefix}does a sharp neighbourhood predict the loss?"))  # fmt: skip
     return told, picture
 

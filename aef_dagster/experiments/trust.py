@@ -16,7 +16,7 @@ from aef_dagster.experiments.reading import Check, Picture, Reading, Table
 NAME = "trust"
 TITLE = "How far to trust a simulation"
 QUESTION = (
-    "Can the NSE of an ungauged basin be foretold, with an interval that holds, from how far its "
+    "Can the NSE of an ungauged basin be predicted, with an interval that holds, from how far its "
     "model had to borrow?"
 )
 LEVEL = 0.8
@@ -101,23 +101,24 @@ def read(calibrations: list[Calibration], untold: list[str], prefix: str) -> Rea
     seen = largest.table[largest.table["held_out"]]
     pictures.append(Picture(
         "Expected and reached NSE",
-        scatter_png(seen["expected_nse"], seen["nse"].clip(lower=-1), xlabel="expected NSE",
-                    ylabel="reached NSE (cut at -1)", title=f"{prefix}{largest.choice}"),
+        scatter_png(seen["expected_nse"], seen["nse"], xlabel="expected NSE",
+                    ylabel="reached NSE", title=f"{prefix}{largest.choice}"),
         "Each basin's expectation comes from other basins.",
     ))  # fmt: skip
     told = largest.told
     findings = [
         f"Of {int(told['n'])} basins simulated without their gauge ({largest.choice}), "
         f"{told['share']:.0%} ({told['low']:.0%} to {told['high']:.0%}) reach an NSE inside their "
-        f"{LEVEL:.0%} interval, foretold from other basins; expected and reached NSE have a rank "
+        f"{LEVEL:.0%} interval, predicted from other basins; expected and reached NSE have a rank "
         f"correlation of {told['rank_correlation']:.2f}, and the median interval is "
         f"{told['median_width']:.2f} wide.",
         f"{len(held)} of {len(calibrations)} calibrations hold their level within sampling error.",
     ]
     if untold:
         findings.append(
-            f"Not calibrated yet, for want of {MIN_BASINS} scored basins: {'; '.join(untold[:6])}"
-            + (f" and {len(untold) - 6} more." if len(untold) > 6 else ".")
+            f"{len(untold)} choice{'s' * (len(untold) > 1)} of training "
+            f"{'have' if len(untold) > 1 else 'has'} too few scored basins (fewer than "
+            f"{MIN_BASINS}): not calibrated yet."
         )
     return Reading(
         name=NAME, title=TITLE, question=QUESTION, findings=tuple(findings),

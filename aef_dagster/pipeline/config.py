@@ -99,7 +99,7 @@ class Clustering(dg.Config):
 
 
 _SIZES = (
-    "sample (seconds), small (minutes, never the answer), full (a GPU or a cluster); by default "
+    "sample (a minute), small (minutes, never the answer), full (a GPU or a cluster); by default "
     "small, or sample in the sample."
 )
 

@@ -14,14 +14,16 @@ from aef_dagster.storage.warehouse import Warehouse
 SHOWN = {"worst": 0.0, "lower quartile": 0.25, "median": 0.5, "upper quartile": 0.75, "best": 1.0}
 
 
-def hydrograph_pictures(store: Warehouse, home: Home, size: Size, prefix: str) -> list[Reading]:
+def hydrograph_pictures(
+    store: Warehouse, home: Home, size: Size, precision: str, prefix: str
+) -> list[Reading]:
     """A section of the report; none where no basin was simulated as if ungauged."""
     scores = store.frame(
         "SELECT gauge_id, name, job_hash, nse, kge, pbias FROM scores LEFT JOIN (SELECT gauge_id, "
         "name FROM basins) USING (gauge_id) WHERE current AND asset = 'regional_models' AND "
         "design = 'folds' AND representation = 'aef' AND recipe = 'strong' AND seed = 0 AND "
-        "budget = ? AND nse IS NOT NULL ORDER BY nse",
-        [size.budget],
+        "budget = ? AND precision = ? AND nse IS NOT NULL ORDER BY nse, gauge_id",
+        [size.budget, precision],
     )
     if scores.empty:
         return []

@@ -30,7 +30,7 @@ def learned_similarity(
         The networks of some fold are not trained.
     """
     trained = store.frame(
-        "SELECT gauge_id, job_hash, budget, asked_at FROM scores WHERE current AND seed = 0 AND "
+        "SELECT gauge_id, job_hash, budget, precision FROM scores WHERE current AND seed = 0 AND "
         "asset = 'regional_models' AND design = ? AND representation = ? AND recipe = 'strong' "
         "ORDER BY asked_at",
         [DESIGN, FUSED],
@@ -43,7 +43,8 @@ def learned_similarity(
             f"partition {DESIGN}/{FUSED} of `regional_models`, then `regional_scores` (or run "
             "`aef study`)"
         )
-    newest = trained[trained["budget"] == trained["budget"].iloc[-1]]
+    kind = ["budget", "precision"]
+    newest = trained[(trained[kind] == trained[kind].iloc[-1]).all(axis=1)]
     held_out_by = newest.drop_duplicates("gauge_id", keep="last").set_index("gauge_id")["job_hash"]
     held_out_by = held_out_by.sort_index()
     table = described(FUSED, held_out_by.index.tolist(), static_frames(store, [FUSED]))

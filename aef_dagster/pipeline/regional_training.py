@@ -29,9 +29,14 @@ logger = logging.getLogger("aef_dagster")
 
 @dataclass(frozen=True)
 class Member:
-    """One finished regional model."""
+    """One finished regional model.
+
+    The job is the one asked for: that of the checkpoint may have been asked for by a design with
+    other marks, which are no part of its name.
+    """
 
     ask: RegionalAsk
+    job: TrainingJob
     checkpoint: Checkpoint
     reused: bool
     seconds: float
@@ -58,11 +63,11 @@ def train_regional(
     failures
         Filled with partition -> reason for each that a failed model left unfinished.
     """
-    asks_of: dict[str, list[RegionalAsk]] = defaultdict(list)
+    asks_of: dict[str, list[tuple[RegionalAsk, TrainingJob]]] = defaultdict(list)
     waiting: dict[str, int] = defaultdict(int)
     jobs: dict[str, TrainingJob] = {}
     for ask, job in plan.jobs:
-        asks_of[job.hash].append(ask)
+        asks_of[job.hash].append((ask, job))
         waiting[ask.partition] += 1
         jobs[job.hash] = job
     done: dict[str, list[Member]] = defaultdict(list)
@@ -85,13 +90,15 @@ def train_regional(
             job_hash = outcome.job.hash
             made[job_hash] = days.get(job_hash, 0)
             progress.at(sum(made.values()))
-            for ask in asks_of[job_hash]:
+            for ask, job in asks_of[job_hash]:
                 if outcome.error:
                     failures[ask.partition] = outcome.error
                     continue
                 checkpoint = Checkpoint.open(checkpoints, job_hash)
-                _label(checkpoint, ask, outcome.job, run_id)
-                done[ask.partition].append(Member(ask, checkpoint, outcome.reused, outcome.seconds))
+                _label(checkpoint, ask, job, run_id)
+                done[ask.partition].append(
+                    Member(ask, job, checkpoint, outcome.reused, outcome.seconds)
+                )
                 if len(done[ask.partition]) == waiting[ask.partition]:
                     yield ask.partition, done.pop(ask.partition)
 
@@ -107,7 +114,7 @@ def tracked_model(
         All that read it; the first one is its parent.
     """
     ask, checkpoint = member.ask, member.checkpoint
-    job, cost, scores = checkpoint.job(), checkpoint.run(), member.scores
+    job, cost, scores = member.job, checkpoint.run(), member.scores
     split, told = ask.split, summarise(scores["nse"])
     page = f"{dagster_url.rstrip('/')}/runs/{dagster_run_id}"
     tags = {
@@ -161,7 +168,7 @@ def _label(checkpoint: Checkpoint, ask: RegionalAsk, job: TrainingJob, run_id: s
         "surrogate": job.surrogate,
     }
     for request in checkpoint.requests():
-        same = ("asset", "design", "fold", "learned_from")
+        same = ("asset", "design", "fold", "learned_from", "sample", "surrogate")
         if all(request.get(name) == label[name] for name in same):
             request.pop("asked_at")
             label = request

@@ -15,7 +15,8 @@ import pandas as pd
 
 from aef_dagster.basins.dataset import SAMPLE_FORCING, basin_ids
 from aef_dagster.errors import UserError
-from aef_dagster.experiments.donor_scaling import FUSED
+from aef_dagster.experiments.donor_scaling import FUSED, require_donors
+from aef_dagster.experiments.donor_scaling import NAME as DONORS
 from aef_dagster.experiments.reading import Reading
 from aef_dagster.experiments.readings_folder import load_reading
 from aef_dagster.experiments.sizes import Size
@@ -39,6 +40,7 @@ from aef_dagster.settings import Settings
 from aef_dagster.similarity.donors import unknown_basin
 from aef_dagster.similarity.spaces import SPACES
 from aef_dagster.storage.home import Home
+from aef_dagster.storage.registry import CHAMPION, REGISTERED, champion_tags
 from aef_dagster.storage.tables import marks
 from aef_dagster.storage.tracking import Drained, Tracking
 from aef_dagster.storage.warehouse import Warehouse
@@ -53,6 +55,7 @@ class StudyRun:
 
     readings: list[Reading]
     page: Path
+    bundle: str
     jobs: int
     reused: int
     marks: tuple[str, ...]
@@ -184,6 +187,8 @@ class Session:
             self.home, self.warehouse, self.settings.dataset, platform.reference_dir
         )
         plans = plan_study(basins, size, only)
+        if DONORS in plans:
+            require_donors(basins, size)  # now, not after hours of training
         before = trained_hashes(self.home.checkpoints)
         asked_at = time.time()
         study = {"size": size.name}
@@ -213,14 +218,18 @@ class Session:
         on_step("trust, and the report")
         self._run(["trust"], {"trust": study})
         self._run(["study_report"], {"study_report": study})
+        bundle = ""
         if any(key.startswith("folds/") for key in keys):
             on_step("the bundle of trained models")
             self._run(["study_bundle"], {"study_bundle": study})
+            told = champion_tags(self.tracking.uri) or {}
+            bundle = f"models:/{REGISTERED}@{CHAMPION} in MLflow, version {told.get('version')}"
         asked = asked_since(self.home.checkpoints, asked_at)
         folder = self.home.study / size.name
         return StudyRun(
             readings=[load_reading(folder / name) for name in (*names, TRUST)],
             page=self.home.report(size.name),
+            bundle=bundle,
             jobs=len(asked),
             reused=len(asked & before),
             marks=tuple(name for name, yes in marks(self.warehouse, "aef").items() if yes),

@@ -63,7 +63,7 @@ def newest_simulation(
     title = f"{request['space']} k={request['k']}, {kind}" + "".join(f" [{m}]" for m in marks)
     choice = donor_choice(
         request["space"], request["k"], job.representation, job.recipe.name, job.budget.name,
-        len(members),
+        job.precision, len(members),
     )  # fmt: skip
     expected = expectation(store, gauge_id, choice)
     return Simulation(checkpoint.hash, title, table.reset_index(drop=True), expected)

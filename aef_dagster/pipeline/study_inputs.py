@@ -15,6 +15,7 @@ from aef_dagster.basins.periods import default_periods
 from aef_dagster.embeddings.bands import BANDS
 from aef_dagster.errors import UserError
 from aef_dagster.experiments.asks import RegionalAsk, StudyBasins
+from aef_dagster.experiments.designs import BY_EMBEDDING
 from aef_dagster.experiments.evidence import Evidence
 from aef_dagster.experiments.sizes import Size
 from aef_dagster.models.data import TrainingData
@@ -68,7 +69,10 @@ def study_basins(
     frame = frame[frame["gauge_id"].isin(donors)].set_index("gauge_id")
     clusters = store.frame("SELECT scheme, k, silhouette, gauge_id, cluster FROM basin_clusters")
     require_rows(clusters, "basin_clusters", "basin_clusters")
-    absent = set(frame.index) - set(clusters["gauge_id"])
+    # In each scheme: a basin without climate indices has a cluster by AlphaEarth alone.
+    absent = set().union(
+        *(set(frame.index) - set(rows["gauge_id"]) for _scheme, rows in clusters.groupby("scheme"))
+    )
     if absent:
         raise UserError(
             f"{len(absent)} basins have no cluster ({', '.join(sorted(absent)[:5])}): materialize "
@@ -101,7 +105,11 @@ def plan_regional(
     periods = default_periods(dataset)
     jobs = []
     for ask in asks:
-        made_of = marks(store, "", told_embedding=tells_embedding(ask.representation))
+        made_of = marks(
+            store, "",
+            told_embedding=tells_embedding(ask.representation)
+            or ask.split.design in BY_EMBEDDING,
+        )  # fmt: skip
         basins = sorted({*ask.split.donors, *ask.split.targets})
         job = ask.job(
             dataset=dataset,
@@ -144,7 +152,10 @@ def evidence_of(
         yearly=store.frame(f"SELECT gauge_id, year, {bands} FROM aef_embeddings {route}"),
         stability=store.frame("SELECT * FROM embedding_stability").set_index("gauge_id"),
         similarity=lambda space: _float_matrix(store, space),
-        yearly_scores=lambda: score_years(home, store, scores),
+        # Basins may have left the study since, and have neither weather nor vectors any more.
+        yearly_scores=lambda: score_years(
+            home, store, scores[scores["gauge_id"].isin(basins.gauge_ids)]
+        ),
         outlines=home.polygons,
         checkpoints=home.checkpoints,
         marks=marks(store, "aef"),

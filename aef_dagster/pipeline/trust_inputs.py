@@ -34,30 +34,38 @@ class Held:
 def choice_in_words(row) -> str:
     """Name of a choice, the same for every basin trained with it."""
     if row.asset == "regional_models":
-        return f"regional, told {row.representation}, {row.recipe} {row.budget}"
-    return donor_choice(row.space, row.k, row.representation, row.recipe, row.budget, row.n_members)
+        trained = _trained(row.recipe, row.budget, row.precision)
+        return f"regional, told {row.representation}, {trained}"
+    return donor_choice(
+        row.space, row.k, row.representation, row.recipe, row.budget, row.precision, row.n_members
+    )
 
 
 def donor_choice(
-    space: str, k: int, representation: str, recipe: str, budget: str, members: int
+    space: str, k: int, representation: str, recipe: str, budget: str, precision: str, members: int
 ) -> str:
     """Name of a choice of `basin_models`."""
     seeds = f", {members} seeds" if members > 1 else ""
-    return f"donors {space} k={k}, told {representation}, {recipe} {budget}{seeds}"
+    trained = _trained(recipe, budget, precision)
+    return f"donors {space} k={k}, told {representation}, {trained}{seeds}"
+
+
+def _trained(recipe: str, budget: str, precision: str) -> str:
+    return f"{recipe} {budget}" + ("" if precision == "fp32" else f" {precision}")
 
 
 def expectation(store: Warehouse, gauge_id: str, choice: str) -> str:
     """What NSE to expect of a basin's simulation, in a sentence."""
-    if not store.path.exists():
+    if not store.count("trust"):
         return f"expected NSE: {NOT_YET}"
     found = store.frame(
-        "SELECT expected_nse, low, high, level, count(*) OVER () AS n FROM trust WHERE choice = ? "
-        "QUALIFY gauge_id = ?", [choice, gauge_id],
+        "SELECT expected_nse, low, high, level, count(*) FILTER (held_out) OVER () AS n FROM trust "
+        "WHERE choice = ? QUALIFY gauge_id = ?", [choice, gauge_id],
     )  # fmt: skip
     if found.empty:
         return (
-            f"expected NSE: {NOT_YET} for {choice} (it takes 20 basins simulated under this choice "
-            "as if ungauged, then the asset `trust`)"
+            f"expected NSE: {NOT_YET} for {choice} (run `aef train` for 20 basins or more with "
+            "this choice, then `aef study`)"
         )
     row = found.iloc[0]
     return (
@@ -117,14 +125,21 @@ def known_beforehand(home: Home, store: Warehouse) -> Callable[[Held], pd.DataFr
     matrix, ids = similarity_matrix(store, "aef")
     similarity = pd.DataFrame(matrix, index=ids, columns=ids)
     climate = attribute_frame(store, "training_period")
+    described = set(ids) & set(climate.index)
     places = store.frame("SELECT gauge_id, lat, lon FROM basins").set_index("gauge_id")
     kilometres = pd.DataFrame(
         great_circle_km(places["lat"], places["lon"]), index=places.index, columns=places.index
     )
 
     def features_of(held: Held) -> pd.DataFrame:
+        # Basins may have lost their embedding or their climate since they were simulated.
+        donors = {
+            target: tuple(donor for donor in learned if donor in described)
+            for target, learned in _donors(home, held).items()
+            if target in described
+        }
         return trust_features(
-            _donors(home, held),
+            {target: learned for target, learned in donors.items() if learned},
             similarity=similarity,
             climate=climate,
             kilometres=kilometres,
@@ -156,15 +171,19 @@ def _spread(home: Home, held: Held) -> pd.Series | None:
             return None
         for _fold, rows in held.rows.groupby("fold"):
             members = [
-                Checkpoint.open(home.checkpoints, job_hash).simulation()["sim"]
-                for job_hash in rows["job_hash"].unique()
+                _simulated(home, str(job_hash), set(part["gauge_id"]))
+                for job_hash, part in rows.groupby("job_hash")
             ]
-            first = Checkpoint.open(home.checkpoints, rows["job_hash"].iloc[0]).simulation()
+            # Day by day: networks of one fold may have been tested on different basins, where the
+            # folds have changed since one of them was trained.
             together = pd.concat(members, axis=1)
-            told = pd.DataFrame(
-                {"gauge_id": first["gauge_id"], "sd": together.std(axis=1, ddof=0),
-                 "sim": together.mean(axis=1)}
-            )  # fmt: skip
-            parts.append(told.groupby("gauge_id").mean())
-    both = pd.concat(parts)
+            told = pd.DataFrame({"sd": together.std(axis=1, ddof=0), "sim": together.mean(axis=1)})
+            parts.append(told.groupby(level="gauge_id").mean())
+    both = pd.concat(parts).groupby(level="gauge_id").mean()
     return both["sd"] / both["sim"].clip(lower=1e-3)
+
+
+def _simulated(home: Home, job_hash: str, basins: set[str]) -> pd.Series:
+    """Flow that a network simulated of some basins, indexed by gauge_id and date."""
+    table = Checkpoint.open(home.checkpoints, job_hash).simulation()
+    return table[table["gauge_id"].isin(basins)].set_index(["gauge_id", "date"])["sim"]

@@ -51,13 +51,15 @@ def score_years(home: Home, store: Warehouse, scores: pd.DataFrame) -> pd.DataFr
     data = training_data(
         home, sorted(rows["gauge_id"].unique()), [FIRST_YEAR], {"first_year": frames[years[0]]}
     )  # fmt: skip
-    hashes = sorted(rows["job_hash"].unique())
+    in_force = {str(name): sorted(part["gauge_id"]) for name, part in rows.groupby("job_hash")}
+    hashes = sorted(in_force)
     with bar("simulating with other years", len(hashes) * len(years), "models") as progress:
         for job_hash in hashes:
             checkpoint = Checkpoint.open(home.checkpoints, job_hash)
             job = checkpoint.job()
             for year in years:
-                there = [g for g in job.targets if g in frames[year].index]
+                # Not all targets of the job: those whose fold has changed since are another's.
+                there = [g for g in in_force[job_hash] if g in frames[year].index]
                 # Rows of basins that this year lacks are filled, and not simulated.
                 vectors = frames[year].reindex(data.gauge_ids).fillna(frames[years[0]])
                 table = static_table(FIRST_YEAR, data.gauge_ids, first_year=vectors)

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 # An earlier route may have left rows of its own.
 _OF_ROUTE = "WHERE route IN (SELECT route FROM basin_embedding)"
+# Assets that `aef prepare` leaves to `aef study`.
+_OF_STUDY = ("basin_clusters", "similarity/fusion", "donors/fusion")
 # Spaces that are made of embeddings.
 _MADE_OF_AEF = ("aef", "fusion", "soft_aef")
 
@@ -114,6 +116,7 @@ def marks(store: "Warehouse", space: str, *, told_embedding: bool = False) -> di
 def require_rows(frame: pd.DataFrame, table: str, asset: str) -> None:
     """Refuse an empty answer, naming the asset that fills the table."""
     if frame.empty:
-        raise UserError(
-            f"the table `{table}` is empty; materialize `{asset}` first (or run `aef prepare`)"
-        )
+        # What only a study makes, `aef prepare` would not.
+        command = "study" if asset in _OF_STUDY else "prepare"
+        what = f"`{table}` has nothing of it" if asset in _OF_STUDY else f"`{table}` is empty"
+        raise UserError(f"the table {what}; materialize `{asset}` first (or run `aef {command}`)")

@@ -39,6 +39,7 @@ def test_a_planted_law_is_found_and_the_interval_holds_on_fresh_basins():
     assert told["low"] < told["share"] < told["high"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "signal"), [(24, 0.0), (24, 1.0), (100, 1.0)])
 def test_coverage_is_near_its_level_over_repeated_draws(n, signal):
     shares = []

@@ -195,7 +195,7 @@ def test_the_gap_is_told_for_each_number_of_basins_that_can_be_had(readings):
 def test_two_numbers_of_basins_are_not_drawn_out_to_6000(folder, planted):
     few = replace(planted, size=replace(planted.size, counts=(10,)))
     reading = read("cross_regime", few)
-    assert any(s.startswith("Too few numbers of basins for a line") for s in reading.findings)
+    assert any(s.startswith("Too few numbers of basins to draw a line") for s in reading.findings)
 
 
 def test_experts_are_found_where_they_help(readings, without_effect):
@@ -343,6 +343,6 @@ def test_a_basin_without_a_similar_donor_is_named(planted, readings, monkeypatch
     reading = read("mechanisms", replace(planted, similarity=lonely))
     check = check_of(reading, "similar_donors")
     assert not check.passed
-    assert check.told.startswith("1 basins")
+    assert check.told.startswith("1 of 60 basins")
     assert IDS[6] in check.told
     assert not {"fusion", "random"} & set(reading.estimates["of"])  # left out, the rest is told

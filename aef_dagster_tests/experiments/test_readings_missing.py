@@ -8,6 +8,7 @@ import pytest
 
 from aef_dagster.errors import UserError
 from aef_dagster.experiments import donor_scaling
+from aef_dagster.experiments.sizes import SIZES
 from aef_dagster.experiments.study import EXPERIMENTS
 from aef_dagster_tests.experiments.study_world import IDS, LAND, Truth, study_world
 
@@ -49,7 +50,8 @@ def without(evidence, **where):
 def test_what_was_not_trained_is_named_with_its_partition(whole, name, where, told):
     with pytest.raises(UserError) as error:
         EXPERIMENTS[name].read(without(whole, **where))
-    assert str(error.value).startswith(f"no scores of {told} yet: materialize")
+    start = f"no scores of {told} in the precision in force yet: materialize"
+    assert str(error.value).startswith(start)
     assert "aef study --size sample" in str(error.value)
 
 
@@ -123,3 +125,28 @@ def test_scores_of_basins_that_left_the_study_are_not_read(whole):
     assert set(frame["n_basins"].dropna()) == {60}
     cells = frame["measure"] == "median NSE, learned from one cluster"
     assert frame[cells]["value"].between(0.3, 0.9).all()
+
+
+def test_a_size_for_more_basins_than_there_are_is_refused(whole):
+    with pytest.raises(UserError, match=r"takes 100 donors of each target or more, .* is 59"):
+        EXPERIMENTS["donor_scaling"].read(replace(whole, size=SIZES["full"]))
+
+
+def test_seeds_that_another_experiment_trained_are_not_read(whole):
+    here = (whole.scores["design"] == "folds") & (whole.scores["recipe"] == "strong")
+    here &= whole.scores["asset"] == "regional_models"
+    extra = whole.scores[here].assign(seed=whole.size.other_seeds, nse=-9.0, job_hash="extra")
+    more = replace(whole, scores=pd.concat([whole.scores, extra], ignore_index=True))
+    for name in ("cross_regime", "regime_model", "fusion_ablation"):
+        pd.testing.assert_frame_equal(
+            EXPERIMENTS[name].read(more).estimates, EXPERIMENTS[name].read(whole).estimates
+        )
+
+
+def test_a_space_that_lacks_a_basin_is_named(whole):
+    def lacking(space):
+        matrix, ids = whole.similarity(space)
+        return (matrix[1:, 1:], ids[1:]) if space == "fusion" else (matrix, ids)
+
+    with pytest.raises(UserError, match="the space fusion lacks 1 basins"):
+        EXPERIMENTS["mechanisms"].read(replace(whole, similarity=lacking))

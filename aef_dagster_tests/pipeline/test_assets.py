@@ -305,6 +305,7 @@ def test_partitions_and_config_must_not_differ(session, run):
     assert "leave one of them out" in failure_of(result).error.cause.message
 
 
+@pytest.mark.slow
 def test_the_targets_flow_cannot_reach_the_weights(session, run):
     """The canary: whatever the target's flow is, its model is the same; only its scores differ."""
     target = "00902003"

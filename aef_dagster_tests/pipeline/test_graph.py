@@ -25,7 +25,7 @@ GRAPH = {
     "donors/aef": ("similarity", ["similarity/aef"], None),
     "donors/distance": ("similarity", ["similarity/distance"], None),
     "donors/random": ("similarity", ["similarity/random"], None),
-    "similarity/fusion": ("similarity", ["regional_models"], None),
+    "similarity/fusion": ("similarity", ["regional_scores"], None),
     "donors/fusion": ("similarity", ["similarity/fusion"], None),
     "donor_drift": ("similarity", ["donors/aef"], None),
     "basin_clusters": ("similarity", ["attributes", "basin_embedding"], None),

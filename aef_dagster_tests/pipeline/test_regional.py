@@ -6,8 +6,11 @@ import dagster as dg
 import pytest
 
 from aef_dagster.experiments.designs import folds
+from aef_dagster.experiments.sizes import SIZES
+from aef_dagster.experiments.study import merged, plan_study
 from aef_dagster.models.checkpoints import Checkpoint
 from aef_dagster.models.jobs import BUDGETS
+from aef_dagster.pipeline.study_inputs import plan_regional, study_basins
 from aef_dagster.storage.mlflow_store import connect, find_run
 
 KEY = "folds/attributes17"
@@ -131,3 +134,23 @@ def test_experiments_refuse_before_there_are_scores(run):
         result = run(name, config={name: {"size": "sample"}})
         assert f"`{upstream}`" in sentence(result)
         assert "aef study" in sentence(result)
+
+
+def test_clusters_of_stand_in_embeddings_mark_all_that_is_held_out_by_them(session, run):
+    """Also where the network is told attributes; the mark is no part of a model's name."""
+    assert run("basin_clusters").success
+    home, store, size = session.home, session.warehouse, SIZES["sample"]
+    asks = list(merged(plan_study(study_basins(home, store, "sample"), size, ["cross_regime"])))
+
+    def planned():
+        return plan_regional(home, store, asks, size, "sample", "daymet", "fp32").jobs
+
+    before = [job for _ask, job in planned()]
+    assert not any(job.surrogate for job in before)
+    with store.write() as connection:
+        connection.execute("UPDATE basin_embedding SET surrogate = true")
+    after = planned()
+    assert [job.hash for _ask, job in after] == [job.hash for job in before]
+    unmarked = {ask.partition for ask, job in after if not job.surrogate}
+    told = ("folds", "climates", "regions", "gauged", "fewer_folds")
+    assert unmarked == {f"{design}/attributes17" for design in told}

@@ -127,7 +127,7 @@ def _metadata(key: str, members: list[Member], size: str) -> dict:
         })  # fmt: skip
         if member.ask.recipe == "strong":
             curves.setdefault(f"seed {member.ask.seed}", []).extend(scores["nse"])
-    job = members[0].checkpoint.job()
+    job = members[0].job
     nse = [value for values in curves.values() for value in values]
     marks = {"sample": job.sample, "surrogate": job.surrogate}
     title = f"{metadata.marked(marks)}{key}"

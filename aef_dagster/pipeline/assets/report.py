@@ -9,13 +9,19 @@ from datetime import date
 import dagster as dg
 
 from aef_dagster.basins.dataset import FORCINGS
+from aef_dagster.errors import UserError
 from aef_dagster.experiments.readings_folder import RECORD, load_reading
 from aef_dagster.experiments.report import Heading, render_report
 from aef_dagster.experiments.study import EXPERIMENTS
 from aef_dagster.experiments.trust import NAME as TRUST
 from aef_dagster.models.jobs import CODE_VERSION
 from aef_dagster.pipeline import metadata
-from aef_dagster.pipeline.bundling import choose_models, largest_difference, static_names
+from aef_dagster.pipeline.bundling import (
+    choose_models,
+    largest_difference,
+    may_replace,
+    static_names,
+)
 from aef_dagster.pipeline.config import StudyConfig
 from aef_dagster.pipeline.hydrographs import hydrograph_pictures
 from aef_dagster.pipeline.regional_training import study_key
@@ -65,11 +71,14 @@ def study_report(
     there = [name for name in (*EXPERIMENTS, TRUST) if (folder / name / RECORD).exists()]
     readings = [load_reading(folder / name) for name in there]
     absent = [name for name in (*EXPERIMENTS, TRUST) if name not in there]
-    readings += hydrograph_pictures(store, world, size, metadata.marked(marks(store, "aef")))
     made_of = marks(store, "aef")
+    readings += hydrograph_pictures(
+        store, world, size, platform.precision, metadata.marked(made_of)
+    )
     counts = store.frame(
         "SELECT count(DISTINCT gauge_id) AS basins, count(DISTINCT job_hash) AS models FROM scores "
-        "WHERE current AND budget = ?", [size.budget],
+        "WHERE current AND n_members = 1 AND budget = ? AND precision = ?",
+        [size.budget, platform.precision],
     ).iloc[0]  # fmt: skip
     heading = Heading(
         title="Do satellite embeddings help where no river is gauged?",
@@ -108,7 +117,7 @@ def study_report(
             "kilobytes": round(page.stat().st_size / 1024),
             "size": size.name,
             "experiments": len(there),
-            "not_run": ", ".join(absent),
+            "not_run": ", ".join(absent) or "none",
             **made_of,
             "findings": dg.MetadataValue.md(
                 "\n\n".join(f"**{r.title}.** {r.findings[0]}" for r in readings if r.findings)
@@ -144,27 +153,34 @@ def study_bundle(
     """
     size = config.resolve(platform.dataset)
     world, store, mlflow = home.open(), warehouse.open(), tracking.open()
-    chosen = choose_models(world, store, size.budget)
+    chosen = choose_models(world, store, size.budget, platform.precision)
     made_of = marks(store, "aef")
     folder = world.study / size.name / "bundle"
     save_bundle(
         folder, chosen.checkpoints, title=f"study {size.name} of {platform.dataset}",
         marks=[name for name, yes in made_of.items() if yes],
         forcing_names=FORCINGS,
-        static_names=static_names(world, store, chosen.representation),
+        static_names=static_names(store, chosen),
     )  # fmt: skip
+    # Before it is registered: a version that does not simulate must not be found there.
+    difference = largest_difference(world, store, load_bundle(folder), chosen)
+    passed = difference < CLOSE_ENOUGH
+    if not passed:
+        raise UserError(
+            f"the bundle does not simulate as its models did (up to {difference:.3g} mm/day "
+            "apart): it was not registered. Train its models again"
+        )
     mlflow.setup()
     version = register_bundle(mlflow.uri, folder, tags={
         "dataset": platform.dataset, "size": size.name, "representation": chosen.representation,
         "median_nse": f"{chosen.median_nse:.4f}", "basins": str(chosen.basins),
     })  # fmt: skip
-    bundle = load_bundle(f"models:/{REGISTERED}/{version}", mlflow.uri)
-    difference = largest_difference(world, store, bundle, chosen)
+    registered = load_bundle(f"models:/{REGISTERED}/{version}", mlflow.uri)
+    difference = largest_difference(world, store, registered, chosen)
     passed = difference < CLOSE_ENOUGH
-    before = champion_tags(mlflow.uri)
-    better = before is None or before.get("dataset") != platform.dataset or (
-        chosen.median_nse >= float(before.get("median_nse", "-inf"))
-    )  # fmt: skip
+    better = may_replace(
+        champion_tags(mlflow.uri), platform.dataset, chosen.median_nse, made_of["surrogate"]
+    )
     if passed and better:
         promote(mlflow.uri, REGISTERED, version)
     yield dg.MaterializeResult(
@@ -177,7 +193,7 @@ def study_bundle(
             **made_of,
             "load_it": dg.MetadataValue.md(
                 f'```python\nimport mlflow\nmodel = mlflow.pyfunc.load_model("models:/{REGISTERED}'
-                '@champion")\nmodel.predict(table)  # gauge_id, date, forcings, descriptors\n```'
+                f'/{version}")\nmodel.predict(table)  # gauge_id, date, forcings, descriptors\n```'
             ),
         }
     )

@@ -100,7 +100,7 @@ _SPACES = {
     "fusion": Space(
         learned_similarity,
         LearnedSimilarity,
-        "regional_models",
+        "regional_scores",  # which says of each basin what network held it out
         "Cosine of what networks told attributes and embeddings made of each basin in their first "
         "layer; a target's row comes from a network that never saw the target.",
         symmetric=False,
