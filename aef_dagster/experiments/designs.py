@@ -116,6 +116,30 @@ def regions(huc_02: pd.Series, n_groups: int | None) -> dict[str, int]:
     return {str(gauge_id): number[huc] for gauge_id, huc in huc_02.items()}
 
 
+def of_these_groups(
+    scores: pd.DataFrame, groups: Mapping[str, Mapping[str, int]]
+) -> "pd.Series[bool]":
+    """Which rows of scores were made with the groups that hold now.
+
+    A basin that has left the study, or another year of embeddings, gives other folds and clusters;
+    what was trained with the old ones would be compared with what was trained with the new.
+
+    Parameters
+    ----------
+    scores
+        design, fold, gauge_id.
+    groups
+        Design -> group of each basin; rows of other designs, and of basins without a group, are
+        left as they are.
+    """
+    held = pd.Series(True, index=scores.index)
+    for design, group_of in groups.items():
+        rows = scores["design"] == design
+        now = scores.loc[rows, "gauge_id"].map(group_of)
+        held[rows] = now.isna() | (now == scores.loc[rows, "fold"])
+    return held
+
+
 def each_cluster(clusters: Mapping[str, int], fold_of: Mapping[str, int]) -> list[Split]:
     """Models of one cluster, less a fold; all basins of that fold are tested, of every cluster.
 

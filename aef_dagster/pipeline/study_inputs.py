@@ -4,6 +4,7 @@ Here: the basins of a study, regional models planned as jobs, the evidence for t
 Dagster object is needed. Not here: which models an experiment wants (experiments/).
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from aef_dagster.basins.periods import default_periods
 from aef_dagster.embeddings.bands import BANDS
 from aef_dagster.errors import UserError
 from aef_dagster.experiments.asks import RegionalAsk, StudyBasins
-from aef_dagster.experiments.designs import BY_EMBEDDING
+from aef_dagster.experiments.designs import BY_EMBEDDING, folds, of_these_groups, regions
 from aef_dagster.experiments.evidence import Evidence
 from aef_dagster.experiments.sizes import Size
 from aef_dagster.models.data import TrainingData
@@ -38,6 +39,8 @@ from aef_dagster.storage.tables import (
     similarity_matrix,
 )
 from aef_dagster.storage.warehouse import Warehouse
+
+logger = logging.getLogger("aef_dagster")
 
 PUBLISHED_TARGETS = "target_basins_129.csv"
 
@@ -139,6 +142,13 @@ def evidence_of(
         "SELECT * FROM scores WHERE current AND n_members = 1 AND budget = ? AND precision = ?",
         [size.budget, precision],
     )
+    held = of_these_groups(scores, _groups(basins, size))
+    if not held.all():
+        logger.warning(
+            "%d scores were made with other folds or clusters than now and are left out: "
+            "materialize `regional_models` again for all basins to have theirs", int((~held).sum()),
+        )  # fmt: skip
+        scores = scores[held]
     bands = ", ".join(BANDS)
     route = "WHERE route IN (SELECT route FROM basin_embedding)"
     return Evidence(
@@ -160,6 +170,18 @@ def evidence_of(
         checkpoints=home.checkpoints,
         marks=marks(store, "aef"),
     )
+
+
+def _groups(basins: StudyBasins, size: Size) -> dict[str, dict[str, int]]:
+    """Group of each basin in the designs that hold groups out, as they are now."""
+    fold_of = folds(basins.gauge_ids, size.folds)
+    clusters = basins.labels("aef", size.most_clusters)
+    return {
+        **dict.fromkeys(("folds", "fewer_folds", "each_cluster"), fold_of),
+        **dict.fromkeys(("clusters", "fewer_clusters"), clusters),
+        "climates": basins.labels("climate", size.climates),
+        "regions": regions(basins.frame["huc_02"], size.regions),
+    }
 
 
 def _float_matrix(store: Warehouse, space: str) -> tuple[np.ndarray, list[str]]:

@@ -130,3 +130,15 @@ def test_samples_of_folds_are_not_the_same_draw():
     first, second, _ = designs.fewer(OUT["folds"], 12)
     shared = set(OUT["folds"][0].donors) & set(OUT["folds"][1].donors)
     assert set(first.donors) & shared != set(second.donors) & shared
+
+
+def test_scores_of_other_groups_are_told_apart():
+    scores = pd.DataFrame(
+        {
+            "design": ["folds", "folds", "clusters", "gauged", None, "folds"],
+            "fold": pd.array([0, 1, 1, 0, None, 2], dtype="Int32"),
+            "gauge_id": ["a", "b", "a", "a", "a", "gone"],
+        }
+    )
+    held = designs.of_these_groups(scores, {"folds": {"a": 0, "b": 0}, "clusters": {"a": 1}})
+    assert held.tolist() == [True, False, True, True, True, True]
