@@ -6,6 +6,7 @@ and one that fails says so.
 """
 
 import json
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -71,6 +72,9 @@ def register_bundle(
         found = client.search_model_versions(f"name = '{name}' and tags.bundle_key = '{key}'")
         if found:
             return str(min(int(version.version) for version in found))
+        # What loading it here has compiled belongs to this machine's Python.
+        for compiled in folder.rglob("__pycache__"):
+            shutil.rmtree(compiled)
         run_id = _run_of(client, key, about["title"], tracking_uri)
         client.log_artifacts(run_id, str(folder), _PLACE)
         client.set_terminated(run_id)
