@@ -306,6 +306,48 @@ def sync() -> None:
 
 
 @app.command()
+def prune(
+    older_than: Annotated[
+        int,
+        typer.Option(min=1, help="Days after which the state of an unfinished training goes."),
+    ] = 30,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run/--yes", help="Only list what would go, or remove it.")
+    ] = True,
+) -> None:
+    """List, and with --yes remove, what is no longer in force.
+
+    That is: models that no current score names, because their data or the training code changed;
+    states of trainings that nobody went on with; damaged models that were set aside; what killed
+    trainings left half written.
+
+    Kept are all models behind current scores, members of ensembles, and whatever is younger than a
+    day. While a training is at work, no model and no state is touched. MLflow keeps its runs.
+    """
+    from aef_dagster.pipeline.pruning import prune as clean_up
+
+    session = _session(existing=True)
+    done = clean_up(session.home, session.warehouse, older_than, dry_run=dry_run)
+    rows = [(kind, f"{count:,}", f"{size:,.1f}") for kind, count, size in done.table()]
+    rows.append(("checkpoints in force or of the last day: kept", f"{done.kept:,}",
+                 f"{done.kept_bytes / 1e6:,.1f}"))  # fmt: skip
+    title = "what could be removed" if dry_run else "what was removed"
+    _print_rows(("what", "how many", "MB"), rows, f"{title} from {session.home.checkpoints}")
+    if done.at_work:
+        print("a training is at work, or was killed less than an hour ago: models and states are "
+              "left alone")  # fmt: skip
+    size = sum(item.n_bytes for item in done.leftovers) / 1e6
+    if not done.leftovers:
+        print("nothing to remove")
+    elif dry_run:
+        age = "" if older_than == 30 else f" --older-than {older_than}"
+        print(f"nothing was removed; `aef prune{age} --yes` frees {size:,.1f} MB")
+    else:
+        print(f"{size:,.1f} MB freed; materialize basin_scores and regional_scores to take the "
+              "rows of removed models out of the table scores")  # fmt: skip
+
+
+@app.command()
 def dev(
     dagster_port: Annotated[
         int, typer.Option(min=1, max=65535, help="Port of the Dagster pages.")

@@ -36,7 +36,7 @@ def refused(answer, *words):
 
 
 @pytest.mark.parametrize("command", ["", "demo", "doctor", "prepare", "train", "study", "simulate",
-                                     "sync", "dev"])  # fmt: skip
+                                     "sync", "prune", "dev"])  # fmt: skip
 def test_help_teaches(aef, command):
     answer = aef(*([command] if command else []), "--help")
     assert answer.returncode == 0
