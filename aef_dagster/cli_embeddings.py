@@ -1,4 +1,4 @@
-"""The commands `aef embeddings ...`: what a source has, downloads, exports.
+"""The commands `aef embeddings ...`: what a source has, downloads, exports, NDVI then and now.
 
 Here: arguments and words. Not here: the routes (embeddings/), storing years (`aef prepare`, or the
 asset `aef_embeddings`).
@@ -96,6 +96,47 @@ def export(
             print(f"{year}  {task.state}  {task.id}")
     print(f"when they are done: copy gs://{bucket}/alphaearth/*.csv to a folder, then "
           "AEF_SOURCE=table AEF_EMBEDDINGS_DIR=that folder, `aef prepare`")  # fmt: skip
+
+
+@app.command()
+def ndvi(
+    output: Annotated[Path, typer.Option("--output", "-o", help="CSV to write.")],
+    scale: Annotated[float, typer.Option(help="Pixel size, metres; Landsat's are 30.")] = 30.0,
+) -> None:
+    """Ask Earth Engine how green the basins were when flow was recorded, and are now.
+
+    Summer NDVI by Landsat, 1984-1990 and 2017-2024: one row a basin. It takes the account of the
+    settings AEF_EE_..., whatever AEF_SOURCE is, and the outlines that `aef prepare` wrote.
+    """
+    from aef_dagster.embeddings.earth_engine import EarthEngineSource
+    from aef_dagster.embeddings.earth_engine.ndvi import ndvi_change
+    from aef_dagster.pipeline.session import Session
+    from aef_dagster.progress import bar
+    from aef_dagster.settings import load_settings
+
+    settings = load_settings()
+    if settings.dataset == "sample":
+        raise UserError("the sample's basins are no real places: set AEF_DATASET=camels_us")
+    if not output.absolute().parent.is_dir():
+        raise UserError(f"{output.absolute().parent} does not exist: make that folder first")
+    session = Session(settings)
+    source = _source(settings.model_copy(update={"source": "earth_engine"}))
+    assert isinstance(source, EarthEngineSource)
+    with bar("NDVI", len(session.basins), "basins") as progress:
+
+        def told(done: int, total: int, bytes_read: int) -> None:
+            progress.at(done, total, bytes_read)
+
+        try:
+            rows = ndvi_change(source, session.basins, scale_m=scale, report=told)
+        except UserError as error:
+            # Refusals name the setting of the embeddings' pixels; here they are an option.
+            raise UserError(str(error).replace("AEF_EE_SCALE", "--scale")) from None
+    partial = output.with_suffix(output.suffix + ".tmp")
+    rows.to_csv(partial, index=False, float_format="%.5f")
+    partial.replace(output)
+    seen = rows["change"].notna().sum()
+    print(f"{output}: {len(rows)} basins, {seen} of them seen in both periods")
 
 
 def _source(settings):

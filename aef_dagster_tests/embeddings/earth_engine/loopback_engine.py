@@ -33,17 +33,19 @@ TOKEN = "ya29.token-that-nobody-may-see"
 
 @dataclass(frozen=True)
 class SceneImage:
-    """One image of the annual collection."""
+    """One image of a collection: the annual one, unless it is told otherwise."""
 
     year: int
     box: tuple[float, float, float, float]
     properties: dict[str, Any]
-    # lon, lat [n] -> vectors [n, 64], NaN where masked or outside.
+    # lon, lat [n] -> values [n, bands], NaN where masked or outside.
     read: Callable[[NDArray, NDArray], NDArray]
+    collection: str = "GOOGLE/SATELLITE_EMBEDDING/V1/ANNUAL"
+    bands: tuple[str, ...] = tuple(f"A{i:02d}" for i in range(64))
 
     def value(self, name: str) -> Any:
         start = datetime(self.year, 1, 1, tzinfo=UTC).timestamp() * 1000
-        return start if name == "system:time_start" else self.properties.get(name)
+        return self.properties.get(name, start if name == "system:time_start" else None)
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,7 @@ class Walk:
 
 def load(walk: Walk, id: str) -> list[SceneImage]:
     walk.note(collection=id)
-    return list(walk.images)
+    return [image for image in walk.images if image.collection == id]
 
 
 def mosaic(walk: Walk, collection: list[SceneImage]) -> Raster:
@@ -146,12 +148,14 @@ def mosaic(walk: Walk, collection: list[SceneImage]) -> Raster:
     return Raster(tuple(f"A{i:02d}" for i in range(64)), read)
 
 
-def select(walk: Walk, input: Raster, bandSelectors: list[str]) -> Raster:
+def select(
+    walk: Walk, input: Raster, bandSelectors: list[str], newNames: list[str] | None = None
+) -> Raster:
     absent = [name for name in bandSelectors if name not in input.bands]
     if absent:
         raise Refusal(f"Image.select: Band pattern '{absent[0]}' did not match any bands.")
     at = [input.bands.index(name) for name in bandSelectors]
-    return Raster(tuple(bandSelectors), lambda lon, lat: input.read(lon, lat)[:, at])
+    return Raster(tuple(newNames or bandSelectors), lambda lon, lat: input.read(lon, lat)[:, at])
 
 
 def add_bands(walk: Walk, dstImg: Raster, srcImg: Raster) -> Raster:
