@@ -99,7 +99,7 @@ def keep(page, name: str) -> None:
 
 def test_the_graph_shows_every_group(page, pages):
     page.goto(pages["dagster"] + GRAPH_PAGE)
-    for name in ("basin_embedding", "basin_models", "basin_scores", "aef_embeddings"):
+    for name in ("basin_embedding", "basin_models", "trust", "aef_embeddings", "study_report"):
         page.get_by_text(name, exact=True).first.wait_for()
     keep(page, "asset-graph")
 

@@ -32,7 +32,7 @@ GRAPH = {
     "basin_models": (
         "models",
         ["attributes", "basin_embedding", "donors/aef", "donors/attributes", "donors/distance",
-         "donors/fusion", "donors/random", "forcings", "streamflow"],
+         "donors/random", "forcings", "streamflow"],
         "basin",
     ),
     "regional_models": (

@@ -28,7 +28,7 @@ from aef_dagster.pipeline.resources import (
     WarehouseResource,
 )
 from aef_dagster.settings import Settings
-from aef_dagster.similarity.spaces import LEARNED_SPACES, SPACES
+from aef_dagster.similarity.spaces import SPACES
 
 GROUP = "models"
 # A run costs seconds of start-up and the models of one run share data and cores, so a backfill is
@@ -40,12 +40,14 @@ def build(settings: Settings) -> list:
     """Assets of the group; partitions follow the dataset."""
     partitions = basin_partitions(settings)
 
+    # Not on donors/fusion: the page would warn of it before each training until a study has made
+    # it, and only a run that asks for that space reads it.
     @dg.asset(
         group_name=GROUP, partitions_def=partitions, pool="training",
         backfill_policy=dg.BackfillPolicy.multi_run(BASINS_PER_RUN), output_required=False,
         kinds={"pytorch", "mlflow"}, code_version="1", check_specs=[no_leakage, complete],
         deps=["forcings", "streamflow", "attributes", "basin_embedding",
-              *(dg.AssetKey(["donors", space]) for space in (*SPACES, *LEARNED_SPACES))],
+              *(dg.AssetKey(["donors", space]) for space in SPACES)],
     )  # fmt: skip
     def basin_models(
         context: dg.AssetExecutionContext, config: TrainingConfig, home: HomeResource,
