@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 
 from aef_dagster.basins.periods import default_periods
-from aef_dagster.embeddings.bands import BANDS
 from aef_dagster.errors import UserError
 from aef_dagster.experiments.asks import RegionalAsk, StudyBasins
 from aef_dagster.experiments.designs import BY_EMBEDDING, folds, of_these_groups, regions
@@ -34,6 +33,7 @@ from aef_dagster.storage.home import Home
 from aef_dagster.storage.tables import (
     attribute_frame,
     embedding_frame,
+    embeddings_by_year,
     marks,
     require_rows,
     similarity_matrix,
@@ -149,8 +149,6 @@ def evidence_of(
             "materialize `regional_models` again for all basins to have theirs", int((~held).sum()),
         )  # fmt: skip
         scores = scores[held]
-    bands = ", ".join(BANDS)
-    route = "WHERE route IN (SELECT route FROM basin_embedding)"
     return Evidence(
         size=size,
         basins=basins,
@@ -159,7 +157,7 @@ def evidence_of(
         climate=attribute_frame(store, "training_period"),
         embedding=embedding_frame(store),
         signatures=signatures,
-        yearly=store.frame(f"SELECT gauge_id, year, {bands} FROM aef_embeddings {route}"),
+        yearly=embeddings_by_year(store),
         stability=store.frame("SELECT * FROM embedding_stability").set_index("gauge_id"),
         similarity=lambda space: _float_matrix(store, space),
         # Basins may have left the study since, and have neither weather nor vectors any more.

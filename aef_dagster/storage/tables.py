@@ -67,6 +67,11 @@ def embedding_years(store: "Warehouse") -> list[int]:
     return [int(year) for year in years["year"]]
 
 
+def embeddings_by_year(store: "Warehouse") -> pd.DataFrame:
+    """AlphaEarth of all years of the same route: gauge_id, year, A00..A63."""
+    return store.frame(f"SELECT gauge_id, year, {', '.join(BANDS)} FROM aef_embeddings {_OF_ROUTE}")
+
+
 def year_frame(store: "Warehouse", year: int) -> pd.DataFrame:
     """AlphaEarth of one year: index gauge_id, sorted; columns A00..A63."""
     frame = store.frame(

@@ -96,10 +96,18 @@ class Warehouse:
             return connection.execute(query, parameters).df()
 
     def count(self, table: str) -> int:
-        """Rows of a table; 0 where the warehouse does not exist yet."""
+        """Rows of a table; 0 where it, or the whole warehouse, does not exist yet.
+
+        Reading makes no table: a home of an earlier version gains new ones at its next write.
+        """
         if not self.path.exists():
             return 0
-        return int(self.frame(f"SELECT count(*) AS n FROM {_known(table)}")["n"][0])
+        import duckdb
+
+        try:
+            return int(self.frame(f"SELECT count(*) AS n FROM {_known(table)}")["n"][0])
+        except duckdb.CatalogException:
+            return 0
 
     def replace(self, table: str, frame: "pd.DataFrame", **slice_values) -> None:
         """Replace one slice of a table by the rows of a frame, in one transaction.

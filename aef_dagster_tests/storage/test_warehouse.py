@@ -123,3 +123,11 @@ def test_views_follow_a_home_that_was_moved(tmp_path):
     warehouse = Warehouse(moved / "warehouse.duckdb")
     warehouse.replace("donors", donors("aef"), space="aef")
     assert warehouse.frame("SELECT streamflow FROM streamflow")["streamflow"].tolist() == [1.5]
+
+
+def test_a_table_that_an_earlier_version_did_not_have_holds_nothing(warehouse):
+    with warehouse.write() as connection:
+        connection.execute("DROP TABLE trust")
+    assert warehouse.count("trust") == 0
+    warehouse.replace("donors", donors("aef"))
+    assert warehouse.frame("SELECT count(*) AS n FROM trust")["n"][0] == 0  # made by the write
