@@ -62,7 +62,7 @@ bench: setup  ## List the benchmarks, or run one: make bench NAME=ingest [RECORD
 
 lock: $(VENV)/.ok  ## Resolve requirements.lock anew (needs pip's find-links for CPU torch)
 	@UV_FIND_LINKS="$$(python3 -m pip config get global.find-links 2>/dev/null)" \
-	  $(BIN)/uv pip compile pyproject.toml --extra dev --extra postgres --python-version 3.11 \
+	  $(BIN)/uv pip compile pyproject.toml --all-extras --python-version 3.11 \
 	  --constraint <(echo '$(TORCH)') --no-annotate --no-header -q -o .lock
 	@# From nothing: beside the old lock, whose torch has no +cpu, uv would choose the CUDA build.
 	@sed 's/^\(torch==[0-9.]*\)+cpu/\1/' .lock > requirements.lock && rm .lock
