@@ -45,10 +45,10 @@ demo: setup  ## Run the whole way on the built-in sample and print the scores
 dev: setup  ## Open the Dagster and MLflow pages, with the daemon (Ctrl-C ends all)
 	@$(BIN)/aef dev $(ARGS)
 
-test: setup  ## Run the fast tests, with coverage of the domain rooms
-	@$(BIN)/python -m pytest -q -n 2 --cov --cov-report=term:skip-covered $(ARGS)
+test: setup  ## Run the fast tests; ARGS goes to pytest
+	@$(BIN)/python -m pytest -q -n 2 $(ARGS)
 
-test-all: setup  ## Run the slow, server and browser tests too
+test-all: setup  ## Run all tests: slow, servers, PostgreSQL, Ray, faults, browser
 	@$(BIN)/python -m pytest -q -m '' $(ARGS)
 
 lint: setup  ## Check style, types and the definitions

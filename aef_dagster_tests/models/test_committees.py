@@ -68,6 +68,7 @@ def test_more_than_ten_networks_keep_their_order():
     assert [int(network["w"][0]) for network in parted(weights)] == list(range(12))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("evaluation", ["streaming", "windowed"])
 def test_a_checkpoint_simulates_as_its_training_did(toy, job, tmp_path, evaluation):
     recipe = Recipe(validations=2, spinup_days=60, evaluation=evaluation)

@@ -114,6 +114,7 @@ def test_a_prediction_of_the_test_period_is_what_was_stored(toy, make_job, tmp_p
     assert np.isfinite(early).all()
 
 
+@pytest.mark.fault
 def test_failing_jobs_and_a_killed_worker_cost_their_own_jobs_only(toy, make_job, tmp_path):
     forcing = toy.forcing.copy()
     forcing[7, 400, 0] = np.nan
@@ -145,6 +146,7 @@ class Enough(Exception):
     pass
 
 
+@pytest.mark.fault
 def test_a_killed_training_goes_on_where_it_was(toy, make_job, tmp_path):
     job = make_job(budget=Budget("some", hidden=8, updates=1500, batch=8, window=60))
 
@@ -178,6 +180,7 @@ def test_stopping_early_ends_the_workers_and_leaves_nothing_half(toy, make_job, 
     assert left_behind(tmp_path) == []
 
 
+@pytest.mark.fault
 def test_workers_end_when_their_caller_is_killed(toy, make_job, tmp_path):
     toy.save(tmp_path / "data")
     code = """

@@ -15,13 +15,15 @@ BRIEF_UPDATES = 40
 
 
 @pytest.fixture(scope="session")
-def prepared(tmp_path_factory):
+def prepared(once):
     """A home after `aef prepare` on the sample, and nothing trained. Do not write to it."""
-    home = tmp_path_factory.mktemp("prepared") / "var"
-    with pytest.MonkeyPatch.context() as environment:
-        isolated(environment)
-        Session(load_settings(home=home)).prepare()
-    return home
+
+    def prepare(folder):
+        with pytest.MonkeyPatch.context() as environment:
+            isolated(environment)
+            Session(load_settings(home=folder / "var")).prepare()
+
+    return once("prepared", prepare) / "var"
 
 
 @pytest.fixture

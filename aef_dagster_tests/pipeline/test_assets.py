@@ -265,6 +265,7 @@ def test_a_backfill_run_keeps_good_basins_and_fails_the_bad(session, run):
     assert mlflow_run.data.tags["sample"] == "true"
 
 
+@pytest.mark.slow
 def test_two_spaces_with_equal_donors_are_one_job_and_two_results(session, run):
     config = {"basins": ["00901003"], "k": 23}
     first = run("basin_models", config={"basin_models": config | {"space": "aef"}})
@@ -352,6 +353,7 @@ def test_a_scaler_that_saw_more_than_donors_is_found_out(session, run):
     assert not check_leakage(session.home.checkpoints, [], plan.data).passed
 
 
+@pytest.mark.slow
 def test_a_river_without_a_streamflow_file_can_be_a_target_and_no_donor(session, run):
     target, neighbour = "00902002", "00902003"
     (path,) = session.home.sample.rglob(f"{target}_streamflow_qc.txt")
@@ -376,6 +378,7 @@ def test_training_before_donors_says_what_to_do(session, run):
     assert "materialize `donors/distance` first" in failure_of(result).error.cause.message
 
 
+@pytest.mark.slow
 def test_prepare_leaves_a_year_without_partition_alone(session):
     """A table may be ahead of the calendar: the running year is not a partition yet."""
     (path,) = session.home.sample.rglob("*_2024.csv")
@@ -387,6 +390,7 @@ def test_prepare_leaves_a_year_without_partition_alone(session):
     assert session.warehouse.count("aef_embeddings") == 24 * 8
 
 
+@pytest.mark.slow
 def test_a_basin_without_flow_is_simulated_and_counted(session, run):
     """An ungauged river for real: no flow, no score, and a simulation all the same."""
     target = "00902002"
@@ -404,6 +408,7 @@ def test_a_basin_without_flow_is_simulated_and_counted(session, run):
     assert row["n_days"] == 0
 
 
+@pytest.mark.slow
 def test_published_scores_stand_beside_ours(session, run, tmp_path, monkeypatch):
     from aef_dagster.evaluation.summaries import compare_published
     from aef_dagster.pipeline.scores import collect_scores

@@ -213,6 +213,7 @@ def test_while_years_are_fetched_none_is_asked_for(world, job_name):
     assert "right now" in skipped(world.schedule_tick())
 
 
+@pytest.mark.slow
 def test_what_was_chosen_survives_a_new_year(world):
     assert world.settle() == []
     world.run("basin_embedding", {"pooling": "plain_mean", "years": [2018, 2025]})

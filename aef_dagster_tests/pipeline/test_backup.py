@@ -76,6 +76,7 @@ def scores_of(session):
     return session.warehouse.frame("SELECT * FROM scores WHERE current ORDER BY job_hash, gauge_id")
 
 
+@pytest.mark.slow
 def test_a_clean_up_takes_what_was_superseded_and_nothing_else(session, run, tmp_path):
     root = session.home.checkpoints
     train(session, seeds=1)

@@ -136,6 +136,7 @@ def test_experiments_refuse_before_there_are_scores(run):
         assert "aef study" in sentence(result)
 
 
+@pytest.mark.slow
 def test_clusters_of_stand_in_embeddings_mark_all_that_is_held_out_by_them(session, run):
     """Also where the network is told attributes; the mark is no part of a model's name."""
     assert run("basin_clusters").success

@@ -114,6 +114,7 @@ def test_a_tile_that_fails_costs_its_year_and_a_later_run_goes_on(opened, world,
         assert len(stored(session, 2021)) == len(stored(session, 2020))
 
 
+@pytest.mark.slow
 def test_earth_engine_becomes_donors(opened, tmp_path):
     def image(year):
         return SceneImage(
@@ -158,6 +159,7 @@ def test_prepare_from_nothing_asks_earth_engine_once_the_basins_are_read(opened,
     assert session.warehouse.count("donors") > 0
 
 
+@pytest.mark.slow
 def test_without_a_project_earth_engine_says_what_to_set(opened):
     session = opened(source="earth_engine")
     with pytest.raises(UserError, match="AEF_EE_PROJECT"):
