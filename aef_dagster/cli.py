@@ -4,7 +4,6 @@ Here: arguments, words and tables for a person. Not here: what is done (pipeline
 Heavy modules are imported inside the commands, so that `aef --help` answers at once.
 """
 
-import errno
 import logging
 import sys
 import time
@@ -15,7 +14,7 @@ import typer
 
 from aef_dagster import cli_embeddings
 from aef_dagster.basins.dataset import SAMPLE_FORCING
-from aef_dagster.errors import UserError
+from aef_dagster.errors import DISK_FULL, UserError, is_disk_full
 
 HELP = """Simulate rivers without a gauge.
 
@@ -47,17 +46,26 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        _stderr().print(f"[bold red]error:[/] {_escaped(str(error))}", highlight=False)
-        sys.exit(2)
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
+        told = str(error)
+        if is_disk_full(error) and DISK_FULL not in told:  # a step passes on a library's words
+            told = f"{told}: {DISK_FULL}"
+        _refuse(told)
+    except Exception as error:
+        if not is_disk_full(error):
             raise
-        _stderr().print("[bold red]error:[/] the disk is full; free some space and run this again")
-        sys.exit(2)
+        # Whatever MLflow's database does not take waits in the outbox: what raises is Dagster's.
+        database = "sqlite" in str(error).lower()
+        what = "Dagster's records of the runs" if database else getattr(error, "filename", None)
+        _refuse(f"{what} could not be written: {DISK_FULL}" if what else DISK_FULL)
     except SystemExit as ending:
         if ending.code == STOPPED:  # typer's own answer to Ctrl-C says nothing
             _stderr().print("stopped; what is finished is kept, and the same command goes on")
         raise
+
+
+def _refuse(told: str) -> None:
+    _stderr().print(f"[bold red]error:[/] {_escaped(told)}", highlight=False)
+    sys.exit(2)
 
 
 @app.command()
@@ -298,9 +306,18 @@ def sync() -> None:
     session = _session(existing=True)
     drained = session.sync()
     if drained.error:
+        if is_disk_full(UserError(drained.error)):
+            raise UserError(f"{drained.sent} sent, {drained.waiting} still wait: {DISK_FULL}")
+        uri = masked(session.tracking.uri)
+        mending = (
+            f"Where the file is damaged, move {uri.removeprefix('sqlite:///')} away: a new one is "
+            "made, and is told of models trained before when they are asked for again. Then run "
+            "`aef sync` again"
+            if uri.startswith("sqlite:///")
+            else f"Start MLflow at {uri}, then run `aef sync` again"
+        )
         raise UserError(
-            f"{drained.sent} sent, {drained.waiting} still wait: {drained.error}. Start MLflow at "
-            f"{masked(session.tracking.uri)}, then run `aef sync` again"
+            f"{drained.sent} sent, {drained.waiting} still wait: {drained.error}. {mending}"
         )
     print(f"{drained.sent} sent, {drained.waiting} waiting")
 
@@ -355,14 +372,22 @@ def dev(
     mlflow_port: Annotated[
         int, typer.Option(min=1, max=65535, help="Port of the MLflow pages.")
     ] = 5000,
+    host: Annotated[
+        str,
+        typer.Option(
+            help="Address to listen at. Any other than loopback opens both pages, which ask for no "
+            "password, to whoever can reach it: see docs/security.md."
+        ),
+    ] = "127.0.0.1",
 ) -> None:
     """Open the Dagster and MLflow pages of this home, with the daemon; Ctrl-C ends all of it."""
     from aef_dagster.pipeline.servers import serve
 
     session = _session()
     session.tracking.setup()
+    session.bury_dead_runs()
     runs_page = session.tracking.experiment_url().removeprefix(session.settings.mlflow_url)
-    serve(session.settings, session.tracking.uri, dagster_port, mlflow_port, runs_page)
+    serve(session.settings, session.tracking.uri, dagster_port, mlflow_port, runs_page, host)
 
 
 def _session(*, existing: bool = False, **overrides):

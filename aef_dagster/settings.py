@@ -7,15 +7,39 @@ Not here: choices of one training (pipeline/config.py) and what is inside a home
 
 import difflib
 import os
+import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from aef_dagster.errors import UserError
 
 PREFIX = "AEF_"
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+# `user:password@`, in which SQLAlchemy allows `/` and `#` and a parser of addresses does not, or
+# `?password=`. The last @ counts: rather too much is hidden than too little.
+_PASSWORD = re.compile(
+    r"://([^:/@\s]*):[^\s]*@|([?&](?:password|passwd|token|secret)=)[^&#\s]*", re.I
+)
+
+
+def masked(text: str) -> str:
+    """A text without the passwords of addresses in it.
+
+    Parameters
+    ----------
+    text
+        An address, or a sentence with some.
+
+    Returns
+    -------
+    str
+        `***` for each password; equal to `text` where there is none.
+    """
+    return _PASSWORD.sub(lambda m: f"{m[2]}***" if m[2] else f"://{m[1]}:***@", text)
 
 
 def _absolute(path: Path) -> Path:
@@ -31,7 +55,40 @@ def _absolute_store(uri: str) -> str:
     )
 
 
+def _link(address: str) -> str:
+    if masked(address) != address:
+        raise ValueError("links are shown to everybody: leave the password out, the page asks")
+    return address
+
+
+def _webhook(address: SecretStr) -> SecretStr:
+    parts = urlsplit(address.get_secret_value())
+    if not parts.hostname or not (
+        parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in LOOPBACK)
+    ):
+        raise ValueError("use the whole https address (http on this machine only)")
+    return address
+
+
+def _mail_server(address: str) -> str:
+    parts = urlsplit(address)
+    if parts.password is not None:
+        raise ValueError("leave the password out of it and set AEF_ALERT_SMTP_PASSWORD")
+    if parts.scheme not in ("smtp", "smtps") or not parts.hostname or parts.port == 0:
+        raise ValueError("write it as smtp://USER@HOST:587 (STARTTLS), or smtps://USER@HOST:465")
+    return address
+
+
+def _addresses(text: str) -> str:
+    found = [part.strip() for part in text.split(",")]
+    # A line break in a header would begin another one.
+    if not all("@" in part and part.isprintable() and " " not in part for part in found):
+        raise ValueError("write e-mail addresses with a comma between")
+    return ",".join(found)
+
+
 Store = Annotated[str, AfterValidator(_absolute_store)]
+Link = Annotated[str, AfterValidator(_link)]
 Folder = Annotated[Path, AfterValidator(_absolute)]
 
 
@@ -103,10 +160,10 @@ class Settings(BaseSettings):
     tracking_uri: Store | None = Field(
         None, description="MLflow tracking store; by default the SQLite file in the home."
     )
-    mlflow_url: str = Field(
+    mlflow_url: Link = Field(
         "http://127.0.0.1:5000", description="Address of the MLflow pages, used in links."
     )
-    dagster_url: str = Field(
+    dagster_url: Link = Field(
         "http://127.0.0.1:3000", description="Address of the Dagster pages, used in links."
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
@@ -121,12 +178,69 @@ class Settings(BaseSettings):
         "in_process",
         description="Dagster executor of runs that the pages or the daemon start.",
     )
+    training_slots: int | None = Field(
+        None,
+        ge=1,
+        le=1000,
+        description="Runs that may train at once; by default one per GPU of this machine, or one. "
+        "For a cluster, the number of its devices.",
+    )
+    step_cpus: int = Field(
+        1,
+        ge=1,
+        le=1024,
+        description="CPUs that a training step asks for from `ray` or `k8s`; it trains as many "
+        "models at once.",
+    )
+    step_gpus: int | None = Field(
+        None,
+        ge=0,
+        le=64,
+        description="GPUs that a training step asks for from `ray` or `k8s` (default: 1 with "
+        "AEF_DEVICE=cuda, else 0), and that a run of the pages or the daemon takes of those of its "
+        "machine (default: 1).",
+    )
+    ray_address: str = Field(
+        "http://127.0.0.1:8265", description="Address of the Ray head's dashboard, for `ray`."
+    )
+    k8s_node_selector: str = Field(
+        "{}", description="Labels of the nodes that may train, as a JSON object, for `k8s`."
+    )
+    k8s_tolerations: str = Field(
+        "[]", description="Tolerations of the pods that train, as a JSON list, for `k8s`."
+    )
+
+    alert_webhook: Annotated[SecretStr, AfterValidator(_webhook)] | None = Field(
+        None,
+        description="Where failures are told: an incoming webhook of Slack, Mattermost or the "
+        "like. Its address is a secret, and shown nowhere.",
+    )
+    alert_email_to: Annotated[str, AfterValidator(_addresses)] | None = Field(
+        None, description="Whom failures are told: e-mail addresses with a comma between."
+    )
+    alert_smtp: Annotated[str, AfterValidator(_mail_server)] | None = Field(
+        None,
+        description="Server for these e-mails: `smtp://USER@HOST:587` (STARTTLS, which only this "
+        "machine may lack) or `smtps://USER@HOST:465`; an @ in USER is written %40.",
+    )
+    alert_smtp_password: SecretStr | None = Field(
+        None, description="Password of USER at that server; a secret, shown nowhere."
+    )
+
+    @model_validator(mode="after")
+    def _whole_alerts(self) -> Self:
+        if bool(self.alert_email_to) != bool(self.alert_smtp):
+            raise UserError(
+                "AEF_ALERT_EMAIL_TO and AEF_ALERT_SMTP go together: set both, or neither"
+            )
+        return self
 
     def export(self) -> None:
         """Put the settings, paths absolute, into this process's environment for its children."""
         for name, value in self.model_dump().items():
             if value is not None:
-                os.environ[PREFIX + name.upper()] = str(value)
+                shown = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+                os.environ[PREFIX + name.upper()] = shown
         os.environ["DAGSTER_HOME"] = str(self.home / "dagster")
 
 
@@ -155,7 +269,10 @@ def load_settings(**overrides) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         name = PREFIX + str(first["loc"][0]).upper()
-        raise UserError(f"{name}={first['input']!r} cannot be used: {first['msg']}") from None
+        # A secret, or one in the wrong place, is not always known by its form.
+        secret = name.startswith(f"{PREFIX}ALERT_") or "@" in str(first["input"])
+        given = "" if secret else "=" + masked(repr(first["input"]))
+        raise UserError(f"{name}{given} cannot be used: {first['msg']}") from None
 
 
 def settings_table() -> list[tuple[str, str, str]]:

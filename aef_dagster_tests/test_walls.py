@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "aef_dagster"
 ROOMS = ("basins", "embeddings", "similarity", "evaluation", "models", "experiments", "storage",
          "pipeline")  # fmt: skip
 COMMON = ("errors", "settings", "progress")
-HEAVY = ("torch", "mlflow", "ee", "sklearn", "rasterio", "geopandas")
+HEAVY = ("torch", "mlflow", "ee", "sklearn", "rasterio", "geopandas", "ray", "kubernetes")
 ALLOWED = {
     "dagster": ("pipeline", "definitions.py", "cli.py"),
     "mlflow": ("storage",),

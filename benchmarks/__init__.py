@@ -17,6 +17,7 @@ NAMES = (
     "memory",
     "scoring",
     "donors_100k",
+    "partition_overhead",
     "ablation",
     "skill",
     "time_to_skill",

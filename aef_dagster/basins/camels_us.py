@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from aef_dagster.basins import places
+from aef_dagster.basins.dataset import GAUGE_ID
 from aef_dagster.basins.records import ForcingRecord, parse_forcing, parse_streamflow
 from aef_dagster.basins.stores import ArchiveStore, FolderStore
 from aef_dagster.errors import DataFileError, UserError
@@ -337,6 +338,10 @@ def _read_attribute_table(path: Path) -> pd.DataFrame:
     if twice.size:
         cause = f"the basin {frame['gauge_id'].iloc[twice[0]]} comes twice or has no id"
         raise DataFileError(path, cause, line=2 + int(twice[0]))
+    strange = np.flatnonzero(~frame["gauge_id"].str.fullmatch(GAUGE_ID.pattern))
+    if strange.size:
+        cause = f"{frame['gauge_id'].iloc[strange[0]]!r} is no gauge id of 8 digits"
+        raise DataFileError(path, cause, line=2 + int(strange[0]))
     frame = frame.set_index("gauge_id")
     for name in frame.columns.difference([*TEXT_ATTRIBUTES, "huc_02", "gauge_name"]):
         numbers = pd.to_numeric(frame[name], errors="coerce")

@@ -7,6 +7,7 @@ Not here: reading files (camels_us.py), making the sample (sample.py).
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from aef_dagster.basins.camels_us import CamelsUS
 
 DATASETS = ("sample", "camels_us")
+# They become names of files and partitions. Not \d, which takes digits of every script.
+GAUGE_ID = re.compile("[0-9]{8}")
 FORCINGS = ("prcp", "dayl", "srad", "tmax", "tmin", "vp", "pet")
 FORCING_PRODUCTS = ("daymet", "maurer", "maurer_extended", "nldas")
 UNITS = {
@@ -123,6 +126,8 @@ def basin_ids(name: str, data_dir: Path | None) -> tuple[str, ...]:
     if table is None:
         return ()
     rows = table.read_text(encoding="utf-8", errors="replace").splitlines()[1:]
-    ids = (row.split(";", 1)[0].strip().zfill(8) for row in rows if row.strip())
-    # A basin that stands twice is refused by the reader, with the line; the page must open first.
-    return tuple(dict.fromkeys(ids))
+    ids = (row.split(";", 1)[0].strip() for row in rows)
+    # What stands twice or is no id is refused by the reader, with the line; the page must open
+    # first.
+    padded = (gauge_id.zfill(8) for gauge_id in ids if gauge_id)
+    return tuple(dict.fromkeys(filter(GAUGE_ID.fullmatch, padded)))

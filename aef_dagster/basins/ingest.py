@@ -17,9 +17,12 @@ import pyarrow.parquet as pq
 from aef_dagster.basins.camels_us import CamelsUS
 from aef_dagster.basins.dataset import FORCINGS
 from aef_dagster.basins.pet import PET_METHOD, oudin_pet
-from aef_dagster.errors import DataFileError
+from aef_dagster.errors import DataFileError, writing
 
 Columns = dict[str, np.ndarray]
+
+# Where a file's footer keeps the hash of its content: Parquet notices few of the bits that flip.
+SEAL = b"aef_content_sha256"
 
 
 @dataclass(frozen=True)
@@ -137,6 +140,46 @@ def ingest_streamflow(
     return _ingest(read, [i for i in ids if i in gauged], Path(folder), on_progress, None)
 
 
+def read_series(path: Path, names: Iterable[str]) -> Columns:
+    """Columns of one basin's Parquet file, as they were written.
+
+    Parameters
+    ----------
+    path
+        `<gauge_id>.parquet` of the forcings or of the streamflow.
+    names
+        All variables of the file, in the order written.
+
+    Returns
+    -------
+    dict
+        `date` (datetime64[D]) and each variable (float32, NaN = missing).
+
+    Raises
+    ------
+    DataFileError
+        The file is damaged, also where Parquet itself would not notice: a flipped bit is another
+        number. Files of earlier versions carry no seal and are read without that check.
+    """
+    try:
+        with pq.ParquetFile(path) as file:
+            table = file.read(columns=["date", *names], use_threads=False)
+            seal = (file.schema_arrow.metadata or {}).get(SEAL)
+        columns = {name: table[name].to_numpy() for name in ("date", *names)}
+        columns["date"] = columns["date"].astype("datetime64[D]")
+        if seal is not None and seal != _seal(columns):
+            raise ValueError("its content is not what its checksum says")
+        return columns
+    # Arrow's own errors are of several families; a damaged length asks for terabytes of memory.
+    except (pa.ArrowException, OSError, ValueError, KeyError, MemoryError) as error:
+        raise DataFileError(
+            path,
+            f"not a readable Parquet file ({str(error).partition(chr(10))[0]}): delete it and "
+            "materialize it again (`aef prepare`)",
+            gauge_id=path.stem,
+        ) from None
+
+
 def _ingest(
     read: Callable[[str], tuple[Columns, dict[str, float]]],
     gauge_ids: Iterable[str],
@@ -157,8 +200,9 @@ def _ingest(
             # What an earlier, good file left must not pass for the content of the bad one.
             path.unlink(missing_ok=True)
         else:
-            _write(columns, gauge_id, path)
             hashes[gauge_id] = _content_hash(columns)
+            with writing(f"basin {gauge_id}: {path}"):
+                _write(columns, gauge_id, path)
             rows.append({"gauge_id": gauge_id, **_summary(columns), **head})
         if on_progress is not None:
             on_progress(gauge_id)
@@ -196,18 +240,31 @@ def _content_hash(columns: Columns) -> str:
     return content.hexdigest()
 
 
+def _seal(columns: Columns) -> bytes:
+    """Hash of the content as it comes back: NULL has one NaN, arithmetic has several."""
+    plain = {
+        name: values if name == "date" else np.where(np.isnan(values), np.float32(np.nan), values)
+        for name, values in columns.items()
+    }
+    return _content_hash(plain).encode()
+
+
 def _write(columns: Columns, gauge_id: str, path: Path) -> None:
     zeros = np.zeros(len(columns["date"]), np.int32)
     one_id = pa.DictionaryArray.from_arrays(zeros, [gauge_id])
+    seal = {SEAL: _seal(columns)}
     unfinished = path.with_suffix(".parquet.tmp")
-    pq.write_table(
-        pa.table({"gauge_id": one_id, **_with_nulls(columns)}),
-        unfinished,
-        # Daily weather does not repeat: a dictionary of its values would only cost time.
-        use_dictionary=["gauge_id"],
-        compression="lz4",
-    )
-    unfinished.replace(path)
+    try:
+        pq.write_table(
+            pa.table({"gauge_id": one_id, **_with_nulls(columns)}).replace_schema_metadata(seal),
+            unfinished,
+            # Daily weather does not repeat: a dictionary of its values would only cost time.
+            use_dictionary=["gauge_id"],
+            compression="lz4",
+        )
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def _with_nulls(columns: Columns) -> dict[str, pa.Array]:

@@ -12,6 +12,9 @@ from pathlib import Path
 
 from aef_dagster.errors import DataFileError
 
+# The largest of CAMELS-US is 0.6 MB: what unpacks to so much more is no series, and fills memory.
+MOST_BYTES = 64 * 2**20
+
 
 class ArchiveStore:
     """Text files of a zip archive; one handle, opened at the first use."""
@@ -48,8 +51,12 @@ class ArchiveStore:
             When the archive is damaged at this member.
         """
         try:
+            size = self._zip.getinfo(name).file_size
+            if size > MOST_BYTES:
+                raise zipfile.BadZipFile(f"{size / 2**20:,.0f} MB of text for one basin")
             return self._zip.read(name)
-        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
+        # A RuntimeError: the member asks for a password.
+        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
             raise DataFileError(
                 self.label(name),
                 f"the archive is damaged here ({error}): download it again",

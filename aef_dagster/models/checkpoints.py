@@ -13,12 +13,14 @@ Not here: training (engine/cpu.py), running a checkpoint on new days (simulate.p
     requests/            who asked for it: equal jobs are trained once, whatever they are for
 <root>/.partial/         folders being written; whoever finds old ones may delete them
 <root>/.corrupt/         folders set aside because a file was missing or altered
+<root>/.asked            dated as the last request, for clocks that go back
 """
 
 import hashlib
 import json
 import logging
 import math
+import os
 import time
 import uuid
 from collections.abc import Iterator
@@ -31,7 +33,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from aef_dagster.errors import DataFileError
+from aef_dagster.errors import DataFileError, writing
 from aef_dagster.models.jobs import CODE_VERSION, TrainingJob
 from aef_dagster.models.scalers import Scaler
 
@@ -40,7 +42,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-PARTIAL, CORRUPT = ".partial", ".corrupt"
+# What every checkpoint has, that of an ensemble too.
+SEALED = {"job.json", "scores.json", "simulation.parquet", "run.json"}
+PARTIAL, CORRUPT, ASKED = ".partial", ".corrupt", ".asked"
 STALE_AFTER_SECONDS = 24 * 3600
 
 
@@ -53,7 +57,15 @@ class Checkpoint:
 
     @classmethod
     def open(cls, root: Path, job_hash: str) -> Self:
-        """The checkpoint of a job, whether or not it has been trained yet."""
+        """The checkpoint of a job, whether or not it has been trained yet.
+
+        Raises
+        ------
+        DataFileError
+            The hash, which a file may have named, would lead out of the root.
+        """
+        if not job_hash or Path(job_hash).name != job_hash or job_hash.startswith("."):
+            raise DataFileError(root, f"{job_hash!r} is no name of a checkpoint")
         return cls(Path(root), job_hash)
 
     @property
@@ -107,7 +119,7 @@ class Checkpoint:
         try:
             return pd.read_parquet(self.folder / "simulation.parquet")
         except (OSError, ValueError) as error:  # Arrow's errors are ValueErrors
-            raise self._unreadable("simulation.parquet", error) from error
+            raise self._unreadable("simulation.parquet", error) from None
 
     def scaler(self) -> Scaler:
         """Statistics of the donors."""
@@ -123,12 +135,13 @@ class Checkpoint:
 
     def weights(self) -> dict[str, NDArray[np.float32]]:
         """Parameters of the network by name; of several, as `committees.parted` takes them."""
+        from safetensors import SafetensorError
         from safetensors.numpy import load_file
 
         try:
             return load_file(self.folder / "weights.safetensors")
-        except OSError as error:
-            raise self._unreadable("weights.safetensors", error) from error
+        except (OSError, SafetensorError) as error:
+            raise self._unreadable("weights.safetensors", error) from None
 
     def add_request(self, label: dict[str, Any]) -> None:
         """Note who asked for this job: asset, design, space, k and the like.
@@ -139,13 +152,19 @@ class Checkpoint:
         text = json.dumps(label, sort_keys=True)
         folder = self.folder / "requests"
         folder.mkdir(exist_ok=True)
-        path = folder / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
-        if path.exists():
+        path = folder / _request_name(text)
+        if path.exists() and path.read_text(encoding="utf-8", errors="replace") == text:
             path.touch()  # asked for again
         else:
             partial = path.with_suffix(f".{uuid.uuid4().hex}")
-            partial.write_text(text, encoding="utf-8")
-            partial.replace(path)
+            try:
+                with writing(path):
+                    partial.write_text(text, encoding="utf-8")
+                    partial.replace(path)
+            finally:
+                partial.unlink(missing_ok=True)
+        moment = asking_moment(self.root)
+        os.utime(path, (moment, moment))
 
     def requests(self) -> list[dict[str, Any]]:
         """All labels given to `add_request`, each with `asked_at`, when it was last given.
@@ -155,32 +174,39 @@ class Checkpoint:
         labels = []
         for path in (self.folder / "requests").glob("*.json"):
             try:
-                label = json.loads(path.read_text(encoding="utf-8"))
+                text = path.read_text(encoding="utf-8")
+                if _request_name(text) != path.name:
+                    raise ValueError
+                label = json.loads(text)
                 labels.append(label | {"asked_at": path.stat().st_mtime})
             except (OSError, ValueError, TypeError):
-                logger.warning("%s is no request: passed over", path)
+                logger.warning("%s is no request, or was altered: passed over; `aef train` of its "
+                               "basin notes it again", path)  # fmt: skip
         return sorted(labels, key=lambda label: label["asked_at"])
 
     def _json(self, name: str) -> Any:
         try:
             return json.loads((self.folder / name).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise self._unreadable(name, error) from error
+            raise self._unreadable(name, error) from None
 
     def _unreadable(self, name: str, error: Exception) -> DataFileError:
         if not self.folder.is_dir():
             cause = "no such checkpoint: train the job first"
             return DataFileError(self.folder, cause)
-        return DataFileError(self.folder / name, f"part of a checkpoint is unreadable ({error})")
+        cause = f"part of a checkpoint is unreadable ({error}): asked for again, it is trained anew"
+        return DataFileError(self.folder / name, cause)
 
     def _fault(self) -> str | None:
         """What is wrong with the folder, or None."""
         try:
             manifest = json.loads((self.folder / "manifest.json").read_text(encoding="utf-8"))
+            if unsealed := SEALED - set(manifest):
+                return f"manifest.json says nothing of {', '.join(sorted(unsealed))}"
             for name, digest in manifest.items():
                 if _sha256(self.folder / name) != digest:
                     return f"{name} was altered"
-        except (OSError, ValueError, AttributeError) as error:
+        except (OSError, ValueError, AttributeError, TypeError) as error:
             return str(error)
         return None
 
@@ -190,8 +216,28 @@ class Checkpoint:
         number = 1
         while (target := aside / f"{self.hash}-{number}").exists():
             number += 1
-        self.folder.rename(target)
+        with suppress(FileNotFoundError):  # another process has just done it
+            self.folder.rename(target)
         return target
+
+
+def asking_moment(root: Path) -> float:
+    """A moment for what is asked for now, later than all before it; seconds since 1970.
+
+    That is now, or just after the last one where the clock has gone back since: of two requests the
+    later one is in force. The file `.asked` carries the last moment.
+    """
+    root = Path(root)
+    root.mkdir(parents=True, exist_ok=True)
+    mark, last = root / ASKED, 0.0
+    # A home from before there was a mark is looked through, once.
+    for path in [mark] if mark.exists() else root.glob("*/requests/*.json"):
+        with suppress(FileNotFoundError):  # just removed by another process
+            last = max(last, path.stat().st_mtime)
+    moment = max(time.time(), last + 0.001)
+    mark.touch()
+    os.utime(mark, (moment, moment))
+    return moment
 
 
 def write_checkpoint(
@@ -232,8 +278,6 @@ def write_checkpoint(
     Checkpoint
         This one, or the whole one that another process finished first.
     """
-    folder = partial / checkpoint_hash
-    folder.mkdir(parents=True)
     record = {
         "kind": "ensemble" if members else "model",
         "hash": checkpoint_hash,
@@ -246,18 +290,21 @@ def write_checkpoint(
         contents["scaler.json"] = scaler.to_json()
     if curve is not None:
         contents["curve.json"] = _without_nan(curve)
-    for name, content in contents.items():
-        text = json.dumps(content, indent=1, allow_nan=False)
-        (folder / name).write_text(text, encoding="utf-8")
-    if weights is not None:
-        from safetensors.numpy import save_file
-
-        save_file(weights, folder / "weights.safetensors")
-    simulation.to_parquet(folder / "simulation.parquet", index=False)
-    manifest = {path.name: _sha256(path) for path in sorted(folder.iterdir())}
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-
     checkpoint = Checkpoint.open(root, checkpoint_hash)
+    folder = partial / checkpoint_hash
+    with writing(f"the checkpoint of {_named(job.targets)}, {checkpoint.folder},"):
+        folder.mkdir(parents=True)
+        for name, content in contents.items():
+            text = json.dumps(content, indent=1, allow_nan=False)
+            (folder / name).write_text(text, encoding="utf-8")
+        if weights is not None:
+            from safetensors.numpy import save_file
+
+            save_file(weights, folder / "weights.safetensors")
+        simulation.to_parquet(folder / "simulation.parquet", index=False)
+        manifest = {path.name: _sha256(path) for path in sorted(folder.iterdir())}
+        (folder / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+
     if checkpoint.exists:
         return checkpoint
     try:
@@ -276,17 +323,29 @@ def partial_folder(root: Path) -> Iterator[Path]:
     Folders that a killed process left a day ago or earlier are removed as well.
     """
     parent = Path(root) / PARTIAL
-    parent.mkdir(parents=True, exist_ok=True)
+    with writing(parent):
+        parent.mkdir(parents=True, exist_ok=True)
     for stale in parent.iterdir():
         with suppress(FileNotFoundError):  # another process has just finished with it
             if time.time() - stale.stat().st_mtime > STALE_AFTER_SECONDS:
                 rmtree(stale, ignore_errors=True)
     folder = parent / uuid.uuid4().hex
-    folder.mkdir()
+    with writing(folder):
+        folder.mkdir()
     try:
         yield folder
     finally:
         rmtree(folder, ignore_errors=True)
+
+
+def _request_name(text: str) -> str:
+    """A request's file is named by its content, so that an altered one shows."""
+    return f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
+
+
+def _named(targets: tuple[str, ...]) -> str:
+    some = ", ".join(targets[:3])
+    return f"basin {some}" + (f" and {len(targets) - 3} more" if len(targets) > 3 else "")
 
 
 def _sha256(path: Path) -> str:

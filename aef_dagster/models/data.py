@@ -90,6 +90,9 @@ class TrainingData:
     streamflow: NDArray[np.float32]
     statics: dict[str, StaticTable]
     folder: Path | None = None
+    # Statistics of single basins, each found once: the jobs of a run share most donors. Never what
+    # belongs to a job. `replace` begins anew.
+    found: dict = field(init=False, repr=False, default_factory=dict)
     _row_of: dict[str, int] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from aef_dagster.errors import UserError
 from aef_dagster.models.data import TrainingData
 from aef_dagster.models.jobs import TrainingJob
-from aef_dagster.models.scalers import Scaler
+from aef_dagster.models.scalers import DonorStatistics, Scaler
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,19 +101,11 @@ def prepare(job: TrainingJob, data: TrainingData) -> JobInputs:
     test = data.span(periods.test_start, periods.test_end)
     basins = np.union1d(donors, targets)
     # Not beyond the training period: a basin whose record begins later has a gap, and is named.
-    first = min(max(_first_day(data.forcing[row]) for row in basins), train.start)
+    first = min(max(first_day(data, row) for row in basins), train.start)
     earliest = train.start - recipe.warmup_days(job.budget.window)
     refuse_gaps(data, basins, slice(max(first, earliest), test.stop))
     units = [flow_units(job, data, rows) for rows in (donors, targets)]
-    scaler = Scaler.fit(
-        recipe.scaling,
-        job.donors,
-        data.forcing_names,
-        (data.forcing[row, train] for row in donors),
-        (data.streamflow[row, train] for row in donors),
-        units[0],
-        table.take(donors),
-    )
+    scaler = donors_scaler(job, data)
     return JobInputs(
         job=job,
         scaler=scaler,
@@ -170,9 +162,33 @@ def flow_units(
     return units.astype(np.float32)
 
 
-def _first_day(forcing: NDArray[np.float32]) -> int:
-    """Position of the first day with all forcings; 0 without any (`refuse_gaps` says so)."""
-    return int(np.argmax(np.isfinite(forcing).all(axis=1)))
+def donors_scaler(job: TrainingJob, data: TrainingData) -> Scaler:
+    """The scaler of a job, from its donors and the days it learns from alone.
+
+    Raises
+    ------
+    UserError
+        As `flow_units`; or no donor has flow.
+    """
+    donors, scaling = data.rows(job.donors), job.recipe.scaling
+    train = data.span(job.periods.train_start, job.learned_until)
+    described = []
+    for row, unit in zip(donors.tolist(), flow_units(job, data, donors), strict=True):
+        key = (scaling, train.start, train.stop, row, float(unit))
+        if key not in data.found:
+            series = data.forcing[row, train], data.streamflow[row, train]
+            data.found[key] = DonorStatistics.of(scaling, data.forcing_names, *series, unit)
+        described.append(data.found[key])
+    table = data.representation(job.representation).take(donors)
+    return Scaler.pooled(scaling, job.donors, data.forcing_names, described, table)
+
+
+def first_day(data: TrainingData, row: int) -> int:
+    """Position of a basin's first day with all forcings; 0 without any (`refuse_gaps` says so)."""
+    key = ("first", int(row))
+    if key not in data.found:
+        data.found[key] = int(np.argmax(np.isfinite(data.forcing[row]).all(axis=1)))
+    return data.found[key]
 
 
 def refuse_gaps(data: TrainingData, rows: NDArray[np.int64], days: slice) -> None:

@@ -4,7 +4,7 @@ Here: the statistics of one job, their use, and their JSON, which travels with t
 Not here: choosing donors and periods (jobs.py), reading arrays (data.py).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Self, TypeVar
 
@@ -24,6 +24,44 @@ Numbers = TypeVar("Numbers", NDArray, Any)  # an array, or a tensor of torch
 
 # A spread this small beside the values themselves is rounding of float32, not information.
 ROUNDING = 1e-6
+
+
+@dataclass(frozen=True)
+class DonorStatistics:
+    """What a job's scaler needs of one donor: hundreds of jobs share it, so it is found once.
+
+    Parameters
+    ----------
+    forcing
+        Days, mean and variance of each transformed variable.
+    flow
+        The same of the observed flow in its unit, transformed; None without any.
+    flow_std
+        Of the observed flow, mm/day; None without any.
+    """
+
+    forcing: tuple
+    flow: tuple | None
+    flow_std: float | None
+
+    @classmethod
+    def of(
+        cls,
+        scaling: Scaling,
+        names: tuple[str, ...],
+        forcing: NDArray[np.float32],
+        flow: NDArray[np.float32],
+        unit: np.float32,
+    ) -> Self:
+        """Of series over the training period, as `Scaler.fit` takes them."""
+        weather = _transformed(forcing, names, scaling)
+        known = (len(weather), weather.mean(0, np.float64), _variance(weather))
+        flow = flow[np.isfinite(flow)]
+        if not flow.size:
+            return cls(known, None, None)
+        scaled = log_sqrt(flow / unit) if scaling.log_sqrt else flow / unit
+        observed = (flow.size, scaled.mean(dtype=np.float64), _variance(scaled))
+        return cls(known, observed, float(np.sqrt(_variance(flow))))
 
 
 @dataclass(frozen=True)
@@ -102,17 +140,35 @@ class Scaler:
             No donor has flow in the training period.
         """
         names = tuple(forcing_names)
-        transformed = (_transformed(f, names, scaling) for f in forcing)
-        mean, std = _pooled([(len(f), f.mean(0, np.float64), _variance(f)) for f in transformed])
-        flow_std, observed = {}, []
-        for gauge_id, flow, unit in zip(donors, streamflow, flow_units, strict=True):
-            flow = flow[np.isfinite(flow)]
-            if flow.size:
-                flow_std[gauge_id] = float(np.sqrt(_variance(flow)))
-                scaled = flow / unit
-                if scaling.log_sqrt:
-                    scaled = log_sqrt(scaled)
-                observed.append((flow.size, scaled.mean(dtype=np.float64), _variance(scaled)))
+        described = [
+            DonorStatistics.of(scaling, names, *series)
+            for series in zip(forcing, streamflow, flow_units, strict=True)
+        ]
+        return cls.pooled(scaling, donors, names, described, statics)
+
+    @classmethod
+    def pooled(
+        cls,
+        scaling: Scaling,
+        donors: tuple[str, ...],
+        names: tuple[str, ...],
+        described: Sequence[DonorStatistics],
+        statics: StaticTable,
+    ) -> Self:
+        """As `fit`, from the statistics of each donor alone.
+
+        Raises
+        ------
+        UserError
+            No donor has flow in the training period.
+        """
+        mean, std = _pooled([each.forcing for each in described])
+        observed = [each.flow for each in described if each.flow is not None]
+        flow_std = {
+            gauge_id: each.flow_std
+            for gauge_id, each in zip(donors, described, strict=True)
+            if each.flow_std is not None
+        }
         if not observed:
             raise UserError(
                 f"none of the {len(donors)} donors has observed flow in the training period: "

@@ -21,6 +21,7 @@ from aef_dagster.errors import UserError
 from aef_dagster.models.checkpoints import Checkpoint, partial_folder
 from aef_dagster.models.data import TrainingData
 from aef_dagster.models.devices import Device, choose_device
+from aef_dagster.models.gpu_claims import claimed
 from aef_dagster.models.jobs import TrainingJob
 from aef_dagster.models.unfinished import sweep
 from aef_dagster.models.workers import WorkerPool
@@ -79,6 +80,7 @@ def train(
     *,
     workers: int | None = None,
     device: str = "auto",
+    gpus: int | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     keep_every_s: float = 20.0,
 ) -> Iterator[Outcome]:
@@ -103,6 +105,9 @@ def train(
         threads. On a GPU its memory decides.
     device
         "cpu", "cuda" (several models at once on each GPU), or "auto": a GPU where there is one.
+    gpus
+        Most GPUs to take of those that no other training on this machine has; None = all of them.
+        Where all are taken, it waits.
     on_progress
         Called in this thread.
     keep_every_s
@@ -122,13 +127,20 @@ def train(
         raise UserError(f"at least one worker is needed, not {workers}")
     distinct = {job.hash: job for job in jobs}
     return _train(
-        list(distinct.values()), data, Path(checkpoints), workers, choose_device(device),
+        list(distinct.values()), data, Path(checkpoints), workers, choose_device(device), gpus,
         on_progress, keep_every_s,
     )  # fmt: skip
 
 
 def usable_cores() -> int:
-    """Cores that this process may run on."""
+    """Cores that this process may run on, or was told to count on.
+
+    `PYTHON_CPU_COUNT`, which Python itself obeys from 3.13 on, is how a cluster's step is told its
+    share of a node.
+    """
+    told = os.environ.get("PYTHON_CPU_COUNT", "")
+    if told.isdigit() and int(told):
+        return int(told)
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -140,6 +152,7 @@ def _train(
     checkpoints: Path,
     workers: int | None,
     device: Device,
+    gpus: int | None,
     on_progress: Callable[[Progress], None] | None,
     keep_every_s: float,
 ) -> Iterator[Outcome]:
@@ -156,23 +169,24 @@ def _train(
     sweep(checkpoints)
     threads = max(job.threads for job in waiting)
     with ExitStack() as stack:
-        # Left in reverse: workers end first, then what they were writing goes.
+        # Left in reverse: workers end first, then what they were writing goes, then the GPUs.
+        claims = stack.enter_context(claimed(device.gpus, gpus)) if device.gpus else []
         partial = stack.enter_context(partial_folder(checkpoints))
         folder = _shared(data, waiting, partial)
         pool = WorkerPool(
             folder, checkpoints, partial,
-            device=device.name, threads=threads, keep_every_s=keep_every_s,
+            device=device.name, claims=claims, threads=threads, keep_every_s=keep_every_s,
         )  # fmt: skip
-        shares = _shares(waiting, device)
-        count = device.gpus or workers or max(1, usable_cores() // threads)
+        shares = _shares(waiting, len(claims))
+        count = len(claims) or workers or max(1, usable_cores() // threads)
         yield from _work_off(stack.enter_context(pool), shares, count, checkpoints, on_progress)
 
 
-def _shares(jobs: list[TrainingJob], device: Device) -> deque[list[TrainingJob]]:
+def _shares(jobs: list[TrainingJob], gpus: int) -> deque[list[TrainingJob]]:
     """What a worker gets at once: a job on a CPU, everything that is its GPU's on a GPU."""
-    if device.name == "cpu":
+    if not gpus:
         return deque([job] for job in jobs)
-    return deque(share for gpu in range(device.gpus) if (share := jobs[gpu :: device.gpus]))
+    return deque(share for gpu in range(gpus) if (share := jobs[gpu::gpus]))
 
 
 def _work_off(

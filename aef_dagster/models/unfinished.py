@@ -5,6 +5,7 @@ not at all.
 Not here: what the state is (course.State), finished models (checkpoints.py).
 """
 
+import hashlib
 import json
 import logging
 import time
@@ -12,6 +13,8 @@ import uuid
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from aef_dagster.errors import writing
 
 if TYPE_CHECKING:
     from aef_dagster.models.engine.course import State
@@ -50,7 +53,11 @@ class UnfinishedFile:
         try:
             with safe_open(self._path, framework="np") as opened:
                 arrays = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-                state = State(arrays, json.loads(opened.metadata()["record"]))
+                told = opened.metadata()
+            state = State(arrays, json.loads(told["record"]))
+            # safetensors has no checksum: a flipped bit would be trained on without a word.
+            if told.get("sha256") != _digest(state, told["record"]):
+                raise ValueError("its content is not what its checksum says")
             state.check()
             return state
         except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
@@ -61,17 +68,29 @@ class UnfinishedFile:
         """Replace the state."""
         from safetensors.numpy import save_file
 
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with writing(self._path.parent):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
         partial = self._path.with_suffix(f".{uuid.uuid4().hex}")
         try:
-            save_file(state.arrays, partial, metadata={"record": json.dumps(state.record)})
-            partial.replace(self._path)
+            record = json.dumps(state.record)
+            told = {"record": record, "sha256": _digest(state, record)}
+            with writing(f"the state of an unfinished training, {self._path},"):
+                save_file(state.arrays, partial, metadata=told)
+                partial.replace(self._path)
         finally:
             partial.unlink(missing_ok=True)
 
     def remove(self) -> None:
         """Forget the state: the model is finished."""
         self._path.unlink(missing_ok=True)
+
+
+def _digest(state: "State", record: str) -> str:
+    digest = hashlib.sha256(record.encode())
+    for name, array in sorted(state.arrays.items()):
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
 
 
 def sweep(checkpoints: Path) -> None:

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any, Self
 
 import aef_dagster
+from aef_dagster.models.devices import VISIBLE
+from aef_dagster.models.gpu_claims import Claim
 from aef_dagster.models.jobs import TrainingJob
 
 SECONDS_TO_END = 3.0
@@ -43,13 +45,20 @@ class Worker:
         File that takes what the process says on its standard error.
     inbox
         Takes (worker, message) for each message, and (worker, None) when the process has ended.
+    claim
+        The GPU it trains on, which stays taken until it has ended, also where its caller is killed.
     """
 
     def __init__(
-        self, arguments: list[str], environment: dict[str, str], log: Path, inbox: queue.Queue
+        self,
+        arguments: list[str],
+        environment: dict[str, str],
+        log: Path,
+        inbox: queue.Queue,
+        claim: Claim | None,
     ):
         self.jobs: dict[str, TrainingJob] = {}
-        self.gpu = environment.get("CUDA_VISIBLE_DEVICES")
+        self.claim = claim
         self.since = time.monotonic()
         self._log, self._inbox = log, inbox
         package = str(Path(aef_dagster.__file__).resolve().parents[1])
@@ -63,6 +72,7 @@ class Worker:
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 env=environment,
+                pass_fds=(claim.file,) if claim else (),
             )
         self._reader = threading.Thread(target=self._listen, daemon=True)
         self._reader.start()
@@ -129,7 +139,9 @@ class WorkerPool:
     data, checkpoints, partial
         Folders of the shared arrays, of finished and of unfinished checkpoints.
     device
-        "cpu", or "cuda": then each worker has a GPU of its own.
+        "cpu", or "cuda".
+    claims
+        The GPUs of "cuda": each worker has one of its own.
     threads
         Threads of the numerical libraries in each worker.
     keep_every_s
@@ -143,12 +155,13 @@ class WorkerPool:
         partial: Path,
         *,
         device: str,
+        claims: Sequence[Claim],
         threads: int,
         keep_every_s: float,
     ):
         folders = [str(path.resolve()) for path in (data, checkpoints, partial)]
         self._arguments = [*folders, str(keep_every_s), device]
-        self._logs, self._device = partial, device
+        self._logs, self._claims = partial, list(claims)
         self._environment = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
         self._workers: list[Worker] = []
         self._inbox: queue.Queue[tuple[Worker, Message | None]] = queue.Queue()
@@ -174,19 +187,17 @@ class WorkerPool:
         )
         if worker is None:
             log = self._logs / f"worker-{time.monotonic_ns()}.log"
-            environment = self._environment
-            if self._device == "cuda":
-                environment = environment | {"CUDA_VISIBLE_DEVICES": str(self._free_gpu())}
-            worker = Worker(self._arguments, environment, log, self._inbox)
+            environment, claim = self._environment, self._free_claim()
+            if claim:
+                environment = environment | {VISIBLE: claim.gpu.visible}
+            worker = Worker(self._arguments, environment, log, self._inbox, claim)
             self._workers.append(worker)
         worker.give(jobs)
 
-    def _free_gpu(self) -> str:
-        """The first GPU, of those this process may see, that no worker has."""
-        seen = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-        names = seen.split(",") if seen else [str(number) for number in range(64)]
-        taken = {worker.gpu for worker in self._workers}
-        return next(name for name in names if name not in taken)
+    def _free_claim(self) -> Claim | None:
+        """The first GPU that no worker has; None on a CPU."""
+        taken = [worker.claim for worker in self._workers]
+        return next((claim for claim in self._claims if claim not in taken), None)
 
     def next_message(self) -> tuple[Worker, Message]:
         """Wait for the next message of any worker.

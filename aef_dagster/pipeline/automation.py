@@ -2,7 +2,8 @@
 
 Here: the condition under which cheap assets refresh, the weekly question which years there are, and
 the sensor that trains again where donors moved. Nothing that trains is ever on by itself.
-Not here: the assets (assets/). What is on by default is in docs/embeddings.md.
+Not here: the assets (assets/), telling of failures (alerts.py), what is fresh (freshness.py). What
+is on by default is in docs/embeddings.md.
 Concept: https://docs.dagster.io/guides/automate
 """
 
@@ -13,11 +14,12 @@ import dagster as dg
 
 from aef_dagster.embeddings.sources import EmbeddingSource
 from aef_dagster.errors import UserError
+from aef_dagster.pipeline.alerts import failure_sensor
+from aef_dagster.pipeline.freshness import EMBEDDINGS, watch_sensor
 from aef_dagster.pipeline.partitions import aef_years
 from aef_dagster.pipeline.resources import EmbeddingsResource, WarehouseResource
 from aef_dagster.settings import Settings
 
-EMBEDDINGS = dg.AssetKey("aef_embeddings")
 MODELS = dg.AssetKey("basin_models")
 DRIFT = dg.AssetKey("donor_drift")
 FETCH = "fetch_aef_years"
@@ -132,7 +134,8 @@ def build_automation(settings: Settings) -> Automation:
         description="Makes basin_embedding, similarity/aef, donors/aef and donor_drift again when "
         "the content of their inputs has changed. Trains nothing.",
     )
-    return Automation([fetch, train], [new_aef_years], [refresh, retrain_moved_basins])
+    watching = [watch_sensor(settings), failure_sensor(settings)]
+    return Automation([fetch, train], [new_aef_years], [refresh, retrain_moved_basins, *watching])
 
 
 def fetching(instance: dg.DagsterInstance) -> bool:

@@ -28,6 +28,7 @@ def train_basins(
     checkpoints: Path,
     choice: TrainingChoice,
     device: str,
+    gpus: int | None,
     run_id: str,
     failures: dict[str, str],
 ) -> Iterator[BasinResult]:
@@ -35,6 +36,8 @@ def train_basins(
 
     Parameters
     ----------
+    gpus
+        Most GPUs to take; None = all that are free.
     failures
         Filled with target -> reason for each that could not be trained.
     """
@@ -63,7 +66,7 @@ def train_basins(
             progress.at(sum(done_days.values()))
 
         runs = train(
-            all_jobs, plan.data, checkpoints, workers=choice.workers, device=device,
+            all_jobs, plan.data, checkpoints, workers=choice.workers, device=device, gpus=gpus,
             on_progress=tell,
         )  # fmt: skip
         for outcome in runs:

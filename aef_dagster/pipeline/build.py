@@ -6,9 +6,11 @@ Not here: any asset, resource or condition.
 """
 
 import warnings
+from collections.abc import Sequence
 
 import dagster as dg
 
+from aef_dagster.pipeline.instance import TRAINING
 from aef_dagster.settings import Settings, load_settings
 
 # `backfill_policy` is beta in Dagster 1.13; a test pins the contract we need of it.
@@ -42,8 +44,19 @@ def build_defs(
     return dg.Definitions(
         assets=assets,
         resources={**build_resources(settings), **(resources or {})},
-        executor=choose_executor(settings.executor),
+        executor=choose_executor(settings, steps_that_train(assets)),
         jobs=automation.jobs,
         schedules=automation.schedules,
         sensors=automation.sensors,
     )
+
+
+def steps_that_train(assets: Sequence) -> list[str]:
+    """Names of the steps in the pool `training`."""
+    return [
+        asset.op.name
+        for asset in assets
+        if isinstance(asset, dg.AssetsDefinition)
+        and asset.is_executable
+        and asset.op.pool == TRAINING
+    ]

@@ -15,9 +15,8 @@ from dagster._core.storage.partition_status_cache import AssetPartitionStatus
 from aef_dagster.errors import UserError
 from aef_dagster.models.checkpoints import Checkpoint
 from aef_dagster.models.data import TrainingData
-from aef_dagster.models.inputs import flow_units
+from aef_dagster.models.inputs import donors_scaler
 from aef_dagster.models.jobs import TrainingJob
-from aef_dagster.models.scalers import Scaler
 
 no_leakage = dg.AssetCheckSpec(
     "no_leakage",
@@ -112,15 +111,4 @@ def _leaks(checkpoint: Checkpoint, data: TrainingData) -> bool:
         job, used = checkpoint.job(), checkpoint.scaler()
     except UserError:  # a job that refuses to exist: its target is among its donors
         return True
-    train = data.span(job.periods.train_start, job.learned_until)
-    donors = data.rows(job.donors)
-    allowed = Scaler.fit(
-        job.recipe.scaling,
-        job.donors,
-        data.forcing_names,
-        (data.forcing[row, train] for row in donors),
-        (data.streamflow[row, train] for row in donors),
-        flow_units(job, data, donors),
-        data.representation(job.representation).take(donors),
-    )
-    return allowed.to_json() != used.to_json()
+    return donors_scaler(job, data).to_json() != used.to_json()

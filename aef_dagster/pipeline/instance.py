@@ -7,21 +7,25 @@ Not here: runs that the UI or the daemon start.
 
 import logging
 import os
-import socket
 from collections.abc import Sequence
 from pathlib import Path
 
 import dagster as dg
-import psutil
 import yaml
 
 from aef_dagster.errors import UserError
+from aef_dagster.models.devices import count_devices
+from aef_dagster.pipeline.failures import interrupted, sentence_of
+from aef_dagster.pipeline.liveness import PID_TAG as PID_TAG
+from aef_dagster.pipeline.liveness import cause_of_death, own_tags
 from aef_dagster.settings import Settings
 
 # Links to files of the checkout; a wheel gets copies.
 TEMPLATES = {"sqlite": "dagster.yaml", "postgres": "dagster.postgres.yaml"}
-POOLS = ("training", "earth_engine")
-PID_TAG, HOST_TAG = "aef/pid", "aef/host"
+# A slot of it is a device: steps in it are those that train.
+TRAINING = "training"
+POOLS = (TRAINING, "earth_engine")
+SLOTS_NOTE = "aef/training_slots"
 _OWN_FOLDER = "var/dagster"
 _HEADER = "# Rendered by aef from the checkout's dagster.yaml, again at each command."
 
@@ -82,7 +86,7 @@ def materialize(
         },
         instance=instance,
         asset_selection=keys,
-        tags={**(tags or {}), PID_TAG: str(os.getpid()), HOST_TAG: socket.gethostname()},
+        tags={**(tags or {}), **own_tags()},
         raise_on_error=False,
     )
     if not result.success:
@@ -93,22 +97,41 @@ def materialize(
     return result
 
 
-def open_pools(instance: dg.DagsterInstance) -> None:
-    """Give each pool its default limit now: in the first pass that meets it, the queue has none."""
-    known = {limit.name for limit in instance.event_log_storage.get_pool_limits()}
+def open_pools(instance: dg.DagsterInstance, settings: Settings) -> None:
+    """Give each pool its limit now: in the first pass that meets it, the queue has none.
+
+    `training` has a slot a device, and follows when their number changes. What was set is noted in
+    the instance, so that a limit that a person set by hand is known by being another: it stays,
+    until it is set back to the number noted.
+    """
+    storage, notes = instance.event_log_storage, instance.daemon_cursor_storage
+    limits = {limit.name: limit for limit in storage.get_pool_limits()}
     for pool in POOLS:
-        if pool not in known:
-            instance.event_log_storage.initialize_concurrency_limit_to_default(pool)
+        if pool != TRAINING and pool not in limits:
+            storage.initialize_concurrency_limit_to_default(pool)
+    now, slots = limits.get(TRAINING), training_slots(settings)
+    noted = notes.get_cursor_values({SLOTS_NOTE}).get(SLOTS_NOTE)
+    of_a_person = now is not None and not now.from_default and str(now.limit) != noted
+    if not of_a_person and (now is None or now.from_default or now.limit != slots):
+        storage.set_concurrency_slots(TRAINING, slots)
+        notes.set_cursor_values({SLOTS_NOTE: str(slots)})
+
+
+def training_slots(settings: Settings) -> int:
+    """Runs that may train at once: as set, else by the GPUs of this machine, else one."""
+    if settings.training_slots is not None:
+        return settings.training_slots
+    if settings.device == "cpu":
+        return 1
+    return max(1, count_devices() // (settings.step_gpus or 1))
 
 
 def bury_dead_runs(instance: dg.DagsterInstance) -> None:
-    """Mark runs of commands that were killed: nobody else would, and they would run for ever."""
-    unfinished = dg.RunsFilter(
-        statuses=[dg.DagsterRunStatus.STARTED], tags={HOST_TAG: socket.gethostname()}
-    )
-    for run in instance.get_runs(unfinished):
-        if not psutil.pid_exists(int(run.tags[PID_TAG])):
-            instance.report_run_failed(run, "the command that ran it was killed")
+    """Mark runs whose process was killed: where no daemon looks, they would run for ever."""
+    for run in instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED])):
+        cause = cause_of_death(instance, run)
+        if cause is not None:
+            instance.report_run_failed(run, cause)
 
 
 def quiet_dagster() -> None:
@@ -117,31 +140,12 @@ def quiet_dagster() -> None:
 
 
 def _interrupted(result: dg.ExecuteInProcessResult) -> bool:
-    """Whether a signal ended the run; Dagster, and DuckDB in a query, turn it into errors."""
+    """Whether a signal ended the run."""
     failures = [event for event in result.all_events if event.is_step_failure]
-    errors = [event.step_failure_data.error for event in failures]
-    return any(
-        error is not None
-        and ("Interrupt" in (error.cls_name or "") or "Query interrupted" in error.to_string())
-        for error in errors
-    )
+    return any(interrupted(event.step_failure_data.error) for event in failures)
 
 
 def _cause(result: dg.ExecuteInProcessResult) -> str:
     failures = [event for event in result.all_events if event.is_step_failure]
-    sentences = []
-    for event in failures:
-        data = event.step_failure_data
-        failure, error = data.user_failure_data, data.error
-        if failure is not None and failure.description:
-            told = failure.description
-        elif error is not None:
-            innermost = error
-            while innermost.cause is not None:
-                innermost = innermost.cause
-            told = innermost.message.strip().removeprefix("aef_dagster.errors.")
-            told = told.removeprefix("UserError: ").removeprefix("DataFileError: ")
-        else:
-            told = "failed"
-        sentences.append(f"{event.step_key}: {told}")
+    sentences = [f"{event.step_key}: {sentence_of(event).sentence}" for event in failures]
     return "; ".join(sentences) or "the run failed before its first step; see the Dagster page"

@@ -6,6 +6,7 @@ partitions by themselves. Not here: what an asset reports (its own body).
 
 import base64
 import math
+import re
 from collections.abc import Mapping
 
 import dagster as dg
@@ -13,6 +14,8 @@ import pandas as pd
 
 PREVIEW_ROWS = 10
 SHOWN_DIGITS = 4
+# Names of basins come from files, and a page that draws Markdown would fetch their pictures.
+_MARKS = re.compile(r"[\\`*<>&\[\]|~]")
 
 
 def preview(frame: pd.DataFrame, rows: int = PREVIEW_ROWS) -> dg.MetadataValue:
@@ -22,7 +25,7 @@ def preview(frame: pd.DataFrame, rows: int = PREVIEW_ROWS) -> dg.MetadataValue:
 
 def markdown_table(frame: pd.DataFrame) -> str:
     """A frame as a Markdown table, numbers short."""
-    head = "| " + " | ".join(str(name) for name in frame.columns) + " |"
+    head = "| " + " | ".join(escaped(name) for name in frame.columns) + " |"
     rule = "|" + "---|" * len(frame.columns)
     rows = ["| " + " | ".join(_cell(value) for value in row) + " |" for row in frame.to_numpy()]
     return "\n".join([head, rule, *rows])
@@ -37,7 +40,7 @@ def picture(svg: str) -> dg.MetadataValue:
 def png(data: bytes, title: str) -> dg.MetadataValue:
     """A small PNG, shown inline."""
     encoded = base64.b64encode(data).decode()
-    return dg.MetadataValue.md(f"![{title}](data:image/png;base64,{encoded})")
+    return dg.MetadataValue.md(f"![{escaped(title)}](data:image/png;base64,{encoded})")
 
 
 def heatmap(matrix, title: str) -> dg.MetadataValue:
@@ -62,7 +65,12 @@ def marked(made_of: Mapping[str, bool]) -> str:
     return f"[{', '.join(found)}] " if found else ""
 
 
+def escaped(value: object) -> str:
+    """A text from data as Markdown shows it: letter by letter, without links, pictures or tags."""
+    return _MARKS.sub(r"\\\g<0>", " ".join(str(value).split()))
+
+
 def _cell(value) -> str:
     if isinstance(value, float):
         return "" if math.isnan(value) else f"{value:.4g}"
-    return str(value).replace("|", "\\|")
+    return escaped(value)

@@ -5,6 +5,10 @@ calendar (the running year closes itself in January), designs from the study's p
 such as space, k or seed are config, not partitions: 671 basins x 4 spaces x 7 k would be a grid
 nobody can read.
 
+A run of many keys takes neighbours, so their order decides what a run costs. Designs are ordered so
+that groups of equal count cost alike (`even_order`). Basins stay in the order of their ids: a model
+of a basin makes the fixed number of updates of its budget, whatever the basin.
+
 Not here: asset logic. Concept: https://docs.dagster.io/guides/build/partitions-and-backfills
 """
 
@@ -61,7 +65,10 @@ def basin_partitions(settings: Settings) -> dg.StaticPartitionsDefinition:
 
 
 def regional_partitions() -> dg.StaticPartitionsDefinition:
-    """Partition keys `design/representation`, for all that a study of any size asks for."""
+    """Partition keys `design/representation`, for all that a study of any size asks for.
+
+    In an order whose groups of equal count cost alike.
+    """
     return dg.StaticPartitionsDefinition(list(regional_keys()))
 
 

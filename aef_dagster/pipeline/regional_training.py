@@ -53,6 +53,7 @@ def train_regional(
     *,
     workers: int | None,
     device: str,
+    gpus: int | None,
     run_id: str,
     failures: dict[str, str],
 ) -> Iterator[tuple[str, list[Member]]]:
@@ -60,6 +61,8 @@ def train_regional(
 
     Parameters
     ----------
+    gpus
+        Most GPUs to take; None = all that are free.
     failures
         Filled with partition -> reason for each that a failed model left unfinished.
     """
@@ -83,7 +86,7 @@ def train_regional(
             progress.at(sum(made.values()))
 
         runs = train(
-            list(jobs.values()), plan.data, checkpoints, workers=workers, device=device,
+            list(jobs.values()), plan.data, checkpoints, workers=workers, device=device, gpus=gpus,
             on_progress=tell,
         )  # fmt: skip
         for outcome in runs:

@@ -7,13 +7,14 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import dagster as dg
 import numpy as np
 import pandas as pd
 
-from aef_dagster.evaluation.figures import hydrograph_png, hydrograph_svg
+from aef_dagster.evaluation.figures import hydrograph_svg, water_years_svg
 from aef_dagster.evaluation.metrics import METRIC_TEXT, METRICS
 from aef_dagster.models.checkpoints import Checkpoint
 from aef_dagster.models.jobs import TrainingJob
@@ -46,7 +47,13 @@ class BasinResult:
         """Seed of the one model; None for an ensemble."""
         return self.members[0].seed if len(self.members) == 1 else None
 
-    @property
+    # Read once, for the page and for MLflow.
+    @cached_property
+    def simulation(self) -> pd.DataFrame:
+        """Test period of the target, as `Checkpoint.simulation` gives it."""
+        return self.checkpoint.simulation()
+
+    @cached_property
     def scores(self) -> dict:
         """Scores of the target, NaN where a metric is undefined."""
         return next(row for row in self.checkpoint.scores() if row["gauge_id"] == self.gauge_id)
@@ -65,9 +72,8 @@ def basin_metadata(
 ) -> dict[str, dg.MetadataValue | float | int | str | bool]:
     """Metadata of one basin's materialization: plots, hydrograph, score table, links."""
     scores, job = result.scores, result.members[0]
-    simulation = result.checkpoint.simulation()
     report: dict = {
-        "hydrograph": metadata.picture(_svg(result, simulation, scores)),
+        "hydrograph": metadata.picture(_svg(result, scores)),
         "scores": dg.MetadataValue.md(score_table(scores)),
         **metadata.numbers({name: scores.get(name) for name in METRICS}),
         "n_days": scores["n_days"],
@@ -178,25 +184,19 @@ def score_table(scores: dict) -> str:
 
 def _hydrograph_file(result: BasinResult, choice: TrainingChoice, job: TrainingJob) -> Path:
     """The picture for MLflow, one a choice of donors: its title names them."""
-    path = result.checkpoint.folder / "figures" / f"{choice.space}-k{choice.k}" / "hydrograph.png"
+    path = result.checkpoint.folder / "figures" / f"{choice.space}-k{choice.k}" / "hydrograph.svg"
     if not path.exists():
-        simulation = result.checkpoint.simulation()
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_suffix(f".{os.getpid()}.tmp")
-        unfinished.write_bytes(
-            hydrograph_png(
-                simulation["date"].to_numpy(),
-                simulation["obs"].to_numpy(),
-                simulation["sim"].to_numpy(),
-                title=f"{_marked(job)}{result.gauge_id}: {choice.title}",
-            )
-        )
+        title = f"{_marked(job)}{result.gauge_id}: {choice.title}"
+        flow = (result.simulation[name].to_numpy() for name in ("date", "obs", "sim"))
+        unfinished.write_text(water_years_svg(*flow, title=title), encoding="utf-8")
         unfinished.replace(path)
     return path
 
 
-def _svg(result: BasinResult, simulation: pd.DataFrame, scores: dict) -> str:
-    job = result.members[0]
+def _svg(result: BasinResult, scores: dict) -> str:
+    job, simulation = result.members[0], result.simulation
     nse = scores.get("nse")
     told = f"NSE {nse:.2f}" if nse is not None and np.isfinite(nse) else "no flow to score"
     spread = simulation["sim_std"].to_numpy()

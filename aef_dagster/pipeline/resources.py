@@ -7,6 +7,7 @@ Not here: the objects themselves (basins, embeddings, storage).
 Concept: https://docs.dagster.io/guides/build/external-resources
 """
 
+import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ import dagster as dg
 
 from aef_dagster.basins.dataset import open_dataset, sample_folder
 from aef_dagster.embeddings.sources import EmbeddingSource, SourceSettings, open_source
+from aef_dagster.pipeline.liveness import PID_TAG
 from aef_dagster.settings import Settings
 from aef_dagster.storage.home import Home
 from aef_dagster.storage.tracking import Tracking, masked
@@ -117,9 +119,18 @@ class PlatformResource(dg.ConfigurableResource):
     dataset: str
     forcing: str
     device: str
+    step_gpus: int
     precision: str
     dagster_url: str
     reference_dir: str | None
+
+    def gpus(self, run: dg.DagsterRun) -> int | None:
+        """Most GPUs that a run may train on; None = all that are free.
+
+        A run out of the queue has a slot of the pool `training`, which is one step's share. A
+        command has no slot.
+        """
+        return None if run.tags.get(PID_TAG) == str(os.getpid()) else self.step_gpus
 
 
 def world_of(dataset: str, sample: str, forcing: str) -> dict[str, str]:
@@ -172,6 +183,7 @@ def build_resources(settings: Settings) -> dict[str, Any]:
             dataset=settings.dataset,
             forcing=settings.forcing,
             device=settings.device,
+            step_gpus=settings.step_gpus or 1,
             precision=settings.precision,
             dagster_url=settings.dagster_url,
             reference_dir=str(settings.reference_dir) if settings.reference_dir else None,

@@ -1,9 +1,13 @@
 """The pages of one home: Dagster's (with its daemon) and MLflow's, as one foreground process.
 
-Here: starting, waiting for, and ending both process trees. Both listen on loopback only.
+Here: starting, waiting for, and ending both process trees. Both listen on loopback unless another
+address is asked for, and what that opens is said aloud.
 Not here: servers for more than one person or machine (deploy/).
 """
 
+import errno
+import ipaddress
+import logging
 import os
 import signal
 import socket
@@ -13,11 +17,16 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from aef_dagster.errors import UserError
-from aef_dagster.settings import Settings
+from aef_dagster.settings import Settings, masked
+
+logger = logging.getLogger("aef_dagster")
 
 HOST = "127.0.0.1"
+MLFLOW_HOSTS = "MLFLOW_SERVER_ALLOWED_HOSTS"
+MLFLOW_PASSWORDS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 START_LIMIT_S = 180
 # The lineage with most groups unfolded: folded, a newcomer sees seven boxes and no asset; with all
 # of them unfolded the page zooms out until no name can be read.
@@ -28,7 +37,12 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 def serve(
-    settings: Settings, tracking_uri: str, dagster_port: int, mlflow_port: int, runs_page: str
+    settings: Settings,
+    tracking_uri: str,
+    dagster_port: int,
+    mlflow_port: int,
+    runs_page: str,
+    host: str = HOST,
 ) -> None:
     """Run both servers until Ctrl-C, SIGTERM, or the death of one of them.
 
@@ -36,20 +50,26 @@ def serve(
     ----------
     runs_page
         The MLflow page to begin at, below its address.
+    host
+        IPv4 address of this machine to listen at; another than loopback is warned of.
 
     Raises
     ------
     UserError
-        A port is taken, or a server did not start or died by itself.
+        A port is taken, the address is not of this machine, or a server did not start or died by
+        itself.
     """
     own_mlflow = not tracking_uri.startswith("http")  # else a server of its own is running
-    addresses = {"Dagster": f"http://{HOST}:{dagster_port}", "MLflow": settings.mlflow_url}
+    seen_at = _seen_at(host)
+    if not is_loopback(host):
+        print(exposure(host), file=sys.stderr, flush=True)
+    addresses = {"Dagster": f"http://{seen_at}:{dagster_port}", "MLflow": settings.mlflow_url}
     if dagster_port == mlflow_port:
         raise UserError(f"both servers cannot have port {dagster_port}; choose two")
-    _require_free(dagster_port, "dagster")
+    _require_free(host, dagster_port, "dagster")
     if own_mlflow:
-        addresses["MLflow"] = f"http://{HOST}:{mlflow_port}"
-        _require_free(mlflow_port, "mlflow")
+        addresses["MLflow"] = f"http://{seen_at}:{mlflow_port}"
+        _require_free(host, mlflow_port, "mlflow")
     environment = os.environ | {
         # Links that assets write must lead to the pages of this command.
         "AEF_DAGSTER_URL": addresses["Dagster"],
@@ -65,7 +85,7 @@ def serve(
     stopped = _stop_on_signals()
     processes: dict[str, subprocess.Popen] = {}
     try:
-        for name, command in _commands(settings, dagster_port, mlflow_port).items():
+        for name, command in _commands(settings, host, dagster_port, mlflow_port).items():
             if name == "MLflow" and not own_mlflow:
                 continue
             with (logs / f"{name.lower()}.log").open("ab") as log:
@@ -90,26 +110,80 @@ def serve(
         _stop_all(processes)
 
 
-def _commands(settings: Settings, dagster_port: int, mlflow_port: int) -> dict[str, list[str]]:
+def is_loopback(host: str) -> bool:
+    """Whether a host, by name or address, is this machine and reached by nobody else."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def exposure(host: str) -> str:
+    """What listening at an address that is not loopback means, for a person who asked for it."""
+    allowed = os.environ.get(MLFLOW_HOSTS)
+    names = f"is {allowed}" if allowed else "is unset: this machine and private networks"
+    return (
+        f"WARNING: at {host} the Dagster and MLflow pages are open to whoever can reach it. "
+        "Neither asks for a password: anybody there can start and delete runs, change this home "
+        "and read what this account reads. For other people, leave --host out and put a reverse "
+        "proxy with TLS and a password in front (deploy/README.md, deploy/Caddyfile). MLflow "
+        f"answers to the names in {MLFLOW_HOSTS} only, which {names}."
+    )
+
+
+def warn_of_open_passwords(settings: Settings) -> None:
+    """Say where a password would go over a network for all to read."""
+    address = settings.tracking_uri or ""
+    # The second way is MLflow's own, for servers that ask for a password.
+    given = masked(address) != address or any(name in os.environ for name in MLFLOW_PASSWORDS)
+    if (
+        given
+        and address.startswith("http://")
+        and not is_loopback(urlsplit(address).hostname or "")
+    ):
+        logger.warning(
+            "WARNING: the password of AEF_TRACKING_URI=%s goes unencrypted, for the whole network "
+            "to read: use https, by a proxy with TLS in front of it (deploy/README.md)",
+            masked(address),
+        )
+
+
+def _seen_at(host: str) -> str:
+    """The address that this machine reaches a listening address by."""
+    try:
+        return HOST if ipaddress.IPv4Address(host).is_unspecified else host
+    except ValueError:
+        raise UserError(
+            f"--host {host}: give an IPv4 address of this machine, such as 127.0.0.1 or 0.0.0.0"
+        ) from None
+
+
+def _commands(
+    settings: Settings, host: str, dagster_port: int, mlflow_port: int
+) -> dict[str, list[str]]:
     python = Path(sys.executable)
     mlflow = [
-        str(python.with_name("mlflow")), "server", "--host", HOST, "--port", str(mlflow_port),
+        str(python.with_name("mlflow")), "server", "--host", host, "--port", str(mlflow_port),
         "--workers", "1",
         "--artifacts-destination", str(settings.home / "mlflow-artifacts"),
     ]  # fmt: skip
     dagster = [
-        str(python.with_name("dagster")), "dev", "--host", HOST, "--port", str(dagster_port),
+        str(python.with_name("dagster")), "dev", "--host", host, "--port", str(dagster_port),
         "--module-name", "aef_dagster.definitions",
     ]  # fmt: skip
     return {"Dagster": dagster, "MLflow": mlflow}
 
 
-def _require_free(port: int, name: str) -> None:
+def _require_free(host: str, port: int, name: str) -> None:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((HOST, port))
-        except OSError:
+            probe.bind((host, port))
+        except OSError as error:
+            if error.errno == errno.EADDRNOTAVAIL:
+                raise UserError(f"--host {host}: this machine has no such address") from None
             raise UserError(
                 f"port {port} is taken by another program; choose one with --{name}-port"
             ) from None

@@ -4,7 +4,6 @@ Here: the order in which assets are materialized for a person at a terminal, and
 want to see afterwards. Not here: printing (cli.py), assets.
 """
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +21,7 @@ from aef_dagster.experiments.readings_folder import load_reading
 from aef_dagster.experiments.sizes import Size
 from aef_dagster.experiments.study import chosen, merged, plan_study
 from aef_dagster.experiments.trust import NAME as TRUST
+from aef_dagster.models.checkpoints import asking_moment
 from aef_dagster.pipeline.build import build_defs
 from aef_dagster.pipeline.config import TrainingConfig
 from aef_dagster.pipeline.instance import (
@@ -35,6 +35,7 @@ from aef_dagster.pipeline.partitions import aef_years
 from aef_dagster.pipeline.regional_training import study_key
 from aef_dagster.pipeline.resources import build_resources, open_tracking, world_of
 from aef_dagster.pipeline.scores import asked_since, trained_hashes
+from aef_dagster.pipeline.servers import warn_of_open_passwords
 from aef_dagster.pipeline.study_inputs import study_basins
 from aef_dagster.settings import Settings
 from aef_dagster.similarity.donors import unknown_basin
@@ -76,6 +77,7 @@ class Session:
         self._require_dataset()
         self.home.claim(world_of(settings.dataset, settings.sample, settings.forcing))
         settings.export()
+        warn_of_open_passwords(settings)
         render_instance(settings)
         quiet_dagster()
 
@@ -84,7 +86,7 @@ class Session:
         """The home's Dagster instance."""
         instance = dg.DagsterInstance.get()
         bury_dead_runs(instance)
-        open_pools(instance)
+        open_pools(instance, self.settings)
         return instance
 
     @cached_property
@@ -190,7 +192,7 @@ class Session:
         if DONORS in plans:
             require_donors(basins, size)  # now, not after hours of training
         before = trained_hashes(self.home.checkpoints)
-        asked_at = time.time()
+        asked_at = asking_moment(self.home.checkpoints)
         study = {"size": size.name}
         keys = sorted({ask.partition for plan in plans.values() for ask in plan.regional})
         on_step(f"{len(merged(plans))} regional models, in {len(keys)} designs and representations")
@@ -278,6 +280,10 @@ class Session:
             if gauge_id not in self.basins:
                 raise unknown_basin(gauge_id, self.basins)
         return padded
+
+    def bury_dead_runs(self) -> None:
+        """Mark runs that died with the machine, before the pages show them as running."""
+        bury_dead_runs(self.instance)
 
     def _require_dataset(self) -> None:
         """Refuse settings without data before the home is bound to them."""

@@ -44,7 +44,7 @@ def newest_simulation(
             if request["asset"] != "basin_models":
                 continue  # regional models are the study's; one of them may have seen this basin
             if space in (None, request["space"]) and k in (None, request["k"]):
-                age = (len(checkpoint.members()) > 1, checkpoint.folder.stat().st_mtime)
+                age = (len(checkpoint.members()) > 1, request["asked_at"])
                 fitting.append((age, checkpoint, request))
     if not fitting:
         wanted = "".join(

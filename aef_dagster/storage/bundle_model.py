@@ -1,7 +1,8 @@
 """The code inside a registered bundle: daily weather and descriptors of basins in, mm/day out.
 
-MLflow copies this file into each bundle and runs it when the bundle is loaded ("models from
-code"), so that nothing is pickled. It needs the package `aef_dagster` beside it.
+MLflow copies this file into each bundle and runs it when MLflow loads the bundle ("models from
+code"), so that nothing is pickled. It needs the package `aef_dagster` beside it. `load_bundle`
+(registry.py) runs this file of the package, never the copy.
 
 Here: reading a user's table, and simulating its basins with all the bundle's checkpoints.
 Not here: making, registering and loading bundles (bundle.py).

@@ -9,7 +9,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from aef_dagster.errors import UserError
+from aef_dagster.errors import DISK_FULL, UserError, is_disk_full
 
 _REFUSED = '%*?[]{}#:\n"'
 
@@ -115,9 +115,14 @@ class Home:
                 raise PermissionError(13, "Permission denied")
             if not record.exists():
                 temporary = record.with_suffix(f".{os.getpid()}.tmp")
-                temporary.write_text(json.dumps(world, indent=2) + "\n")
-                temporary.rename(record)
+                try:
+                    temporary.write_text(json.dumps(world, indent=2) + "\n")
+                    temporary.rename(record)
+                finally:
+                    temporary.unlink(missing_ok=True)
         except OSError as error:
+            if is_disk_full(error):
+                raise UserError(f"{record} could not be written: {DISK_FULL}") from None
             raise UserError(
                 f"cannot write to the home {self.root}: {error.strerror}; choose another AEF_HOME"
             ) from None

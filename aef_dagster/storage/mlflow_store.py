@@ -14,6 +14,7 @@ from pathlib import Path
 from urllib.parse import urlparse
 
 from aef_dagster.errors import UserError
+from aef_dagster.settings import masked
 
 EXPERIMENT = "aef_dagster"
 CONNECT_TIMEOUT_S = 5
@@ -107,27 +108,26 @@ def searchable(key: str) -> str:
     return key.replace("'", "\u2032")
 
 
-def masked(uri: str) -> str:
-    """An address without the password that may stand in it."""
-    address = urlparse(uri)
-    if address.password is None:
-        return uri
-    return uri.replace(f":{address.password}@", ":***@")
-
-
 def told(error: Exception, uri: str) -> str:
     """First line of an error, without a password."""
-    line = str(error).replace(uri, masked(uri)).partition("\n")[0]
+    line = masked(str(error).replace(uri, masked(uri)).partition("\n")[0])
     return line or type(error).__name__
 
 
 def _quieten() -> None:
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    # MLflow would print the address of each run it sends, with the password in it.
+    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     import mlflow  # noqa: F401 - sets the levels of its loggers when imported
 
     for name in ("alembic", "mlflow", "mlflow.store.db.utils"):
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def is_absent(uri: str) -> bool:
+    """Whether a store is an SQLite file that is not there: new, or moved away."""
+    return uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists()
 
 
 def _make_store(uri: str) -> None:
@@ -136,9 +136,9 @@ def _make_store(uri: str) -> None:
     MLflow migrates a new file through dozens of steps, and one that was stopped half-way can
     never be opened again.
     """
-    path = Path(uri.removeprefix("sqlite:///"))
-    if not uri.startswith("sqlite:///") or path.exists():
+    if not is_absent(uri):
         return
+    path = Path(uri.removeprefix("sqlite:///"))
     from mlflow import MlflowClient
 
     unfinished = path.with_name(f"{path.name}.unfinished")

@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from aef_dagster.storage.mlflow_store import masked, searchable
+from aef_dagster.errors import writing
+from aef_dagster.storage.mlflow_store import is_absent, masked, searchable
 
 STUDY = "study-"
 
@@ -142,12 +143,15 @@ class Outbox:
                 _write_json(self.folder / f"{record.key}.json", asdict(record))
             return
         # A file of its own each time: one that is being sent just now can be replaced as well.
-        path = self.folder / f"{record.ledger_name}@{time.time_ns()}.json"
+        waiting = list(self.folder.glob(f"{record.ledger_name}@*.json"))
+        # Later than those that wait, also where the clock has gone back since.
+        times = [path.stem.rpartition("@")[2] for path in waiting]
+        last = max((int(text) for text in times if text.isdigit()), default=0)
+        path = self.folder / f"{record.ledger_name}@{max(time.time_ns(), last + 1)}.json"
         if entry is None or entry.get("digest") != record.digest:
             _write_json(path, asdict(record))
-        for earlier in self.folder.glob(f"{record.ledger_name}@*.json"):
-            if earlier.name < path.name:
-                earlier.unlink(missing_ok=True)
+        for earlier in waiting:
+            earlier.unlink(missing_ok=True)
 
     def waiting(self) -> list[Path]:
         """Files of the records that wait, those of one key by age."""
@@ -178,11 +182,22 @@ class Outbox:
 
     def entry(self, ledger_name: str) -> dict[str, Any] | None:
         """What the ledger knows of a record, None if this store was not told of it."""
+        if is_absent(self.uri):
+            return None
         try:
             entry = json.loads((self.ledger / f"{ledger_name}.json").read_text())
             return entry if entry["uri"] == masked(self.uri) else None
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             return None  # MLflow itself is asked by tag before anything is sent again
+
+    def forget(self) -> None:
+        """Strike what the ledger says of a store that is gone: its place has a new, empty one.
+
+        Where the old one comes back, MLflow itself is asked by tag before anything is sent again.
+        """
+        for path in self.ledger.glob("*.json"):
+            if self.entry(path.stem) is not None:
+                path.unlink(missing_ok=True)
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -205,5 +220,9 @@ def _sha256(path: Path) -> str:
 
 def _write_json(path: Path, content: dict) -> None:
     temporary = path.with_suffix(f".{os.getpid()}.{time.monotonic_ns()}.tmp")
-    temporary.write_text(json.dumps(content))
-    temporary.replace(path)
+    try:
+        with writing(path):
+            temporary.write_text(json.dumps(content))
+            temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

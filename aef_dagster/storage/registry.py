@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aef_dagster.errors import UserError
+from aef_dagster.errors import DataFileError, UserError
 from aef_dagster.storage.bundle import bundle_key
 from aef_dagster.storage.mlflow_store import (
     EXPERIMENT,
@@ -24,6 +24,7 @@ from aef_dagster.storage.mlflow_store import (
 )
 
 if TYPE_CHECKING:
+    import pandas as pd
     from mlflow.pyfunc import PyFuncModel
 
 REGISTERED = "aef_dagster"
@@ -135,6 +136,8 @@ def load_bundle(uri: str | Path, tracking_uri: str | None = None) -> "PyFuncMode
     ------
     UserError
         MLflow does not answer or has no such version, or this is other training code.
+    DataFileError
+        It is no bundle of this platform.
     """
     pyfunc = import_pyfunc()
     from mlflow.artifacts import download_artifacts
@@ -150,7 +153,45 @@ def load_bundle(uri: str | Path, tracking_uri: str | None = None) -> "PyFuncMode
                 version = client.get_model_version_by_alias(name, alias).version
             source = client.get_model_version_download_uri(name, version)
             place = download_artifacts(source, tracking_uri=tracking_uri)
-    return pyfunc.load_model(place)
+    return pyfunc.PyFuncModel(model_meta=_described(Path(place)), model_impl=_Models(Path(place)))
+
+
+class _Models:
+    """What simulates: this package's code on a bundle's data.
+
+    MLflow itself would run what the folder names: any Python file, or a pickle. Whoever may write
+    to a store could put one there, so nothing of a bundle is run here.
+    """
+
+    def __init__(self, folder: Path):
+        from mlflow.pyfunc import PythonModelContext
+
+        from aef_dagster.storage.bundle_model import Bundle
+
+        places = {"about": "about.json", "checkpoints": "checkpoints"}
+        self._context = PythonModelContext(
+            {name: str(folder / "artifacts" / place) for name, place in places.items()}, {}
+        )
+        self._bundle = Bundle()
+        try:
+            self._bundle.load_context(self._context)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataFileError(folder, f"no bundle of this platform ({error})") from error
+
+    def predict(self, model_input: "pd.DataFrame") -> "pd.DataFrame":
+        """As `Bundle.predict`."""
+        return self._bundle.predict(self._context, model_input)
+
+
+def _described(folder: Path):
+    """MLflow's record of a bundle: signature, example, units."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.models import Model
+
+    try:
+        return Model.load(str(folder))
+    except (MlflowException, OSError, ValueError, TypeError, AttributeError) as error:
+        raise DataFileError(folder, f"no MLflow model ({told(error, str(folder))})") from error
 
 
 def _make_registered(client, name: str) -> None:

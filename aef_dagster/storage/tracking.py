@@ -19,13 +19,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aef_dagster.errors import UserError
+from aef_dagster.errors import DISK_FULL, UserError, is_disk_full
 from aef_dagster.storage.mlflow_store import (
     BATCH,
     EXPERIMENT,
     MODEL_PAGES,
     connect,
     find_run,
+    is_absent,
     make_experiment,
     masked,
     search_runs,
@@ -70,6 +71,8 @@ class Tracking:
         self.page = page.rstrip("/")
         self._box = Outbox(self.outbox, uri)
         self._client: tuple[Any, str] | None = None
+        # Run ids of the parents met since the connection was made: each result would ask again.
+        self._parents: dict[str, str] = {}
         self._silent_until = 0.0
 
     @property
@@ -94,6 +97,9 @@ class Tracking:
             with self._box.alone():
                 self._connect()
         except Exception as error:
+            if is_disk_full(error):
+                told_full = f"MLflow at {masked(self.uri)} could not be written: {DISK_FULL}"
+                raise UserError(told_full) from None
             raise UserError(
                 f"MLflow at {masked(self.uri)} cannot be used: {told(error, self.uri)}. Start it, "
                 "or move a damaged file away: `aef sync` and re-runs fill a new one"
@@ -182,7 +188,10 @@ class Tracking:
             nested = search_runs(client, experiment_id, "mlflow.parentRunId", run_id)
             rows = [dict(run.data.metrics) for run in nested]
             for name, value in summarise(rows).items():
-                client.log_metric(run_id, name, value)
+                # Of two values MLflow shows the later one, also where the clock has gone back.
+                told_at = [old.timestamp for old in client.get_metric_history(run_id, name)]
+                at = max([int(time.time() * 1000), *(moment + 1 for moment in told_at)])
+                client.log_metric(run_id, name, value, timestamp=at)
             for name, content in (figures(rows) if figures else {}).items():
                 self._attach(client, run_id, name, content)
             return run_id
@@ -193,9 +202,10 @@ class Tracking:
     def _send(self, client, experiment_id: str, run: TrackedRun) -> dict[str, Any]:
         from mlflow.entities import Metric, Param, RunTag
 
-        parent = self._parent(
-            client, experiment_id, run.parent_key, run.parent_name, run.parent_tags
-        )
+        if run.parent_key not in self._parents:
+            self._parents[run.parent_key] = self._parent(
+                client, experiment_id, run.parent_key, run.parent_name, run.parent_tags
+            ).info.run_id
         known = find_run(client, experiment_id, "record_key", run.key)
         if known is not None and known.info.status == "FINISHED":
             return {"run_id": known.info.run_id}
@@ -203,16 +213,18 @@ class Tracking:
             **run.tags,
             "record_key": run.key,
             "mlflow.runName": run.name,
-            "mlflow.parentRunId": parent.info.run_id,
+            "mlflow.parentRunId": self._parents[run.parent_key],
         }
         started, ended = int(run.started * 1000), int(run.ended * 1000)
-        if known is None:
-            known = client.create_run(experiment_id, start_time=started, tags=tags)
+        begun = known is not None
+        known = known or client.create_run(experiment_id, start_time=started, tags=tags)
         run_id = known.info.run_id
         metrics = [Metric(name, value, ended, 0) for name, value in run.metrics.items()]
         metrics += [Metric(name, value, ended, step) for name, step, value in run.curve]
         params = [Param(name, value) for name, value in run.params.items()]
-        client.log_batch(run_id, metrics[:BATCH], params, [RunTag(k, v) for k, v in tags.items()])
+        # A run that was just made has its tags; one that was begun earlier may have old ones.
+        texts = [RunTag(name, value) for name, value in tags.items()] if begun else []
+        client.log_batch(run_id, metrics[:BATCH], params, texts)
         for start in range(BATCH, len(metrics), BATCH):
             client.log_batch(run_id, metrics[start : start + BATCH])
         for artifact in run.artifacts:
@@ -234,7 +246,8 @@ class Tracking:
             client.delete_tag(run_id, name)
         # MLflow cannot forget a metric: one that is no longer there becomes undefined.
         values = dict.fromkeys(before["metrics"], math.nan) | record.metrics
-        at = int(record.at * 1000)
+        # Of two values MLflow shows the later one, also where the clock has gone back since.
+        at = max(int(record.at * 1000), before.get("at", 0) + 1)
         metrics = [Metric(name, value, at, 0) for name, value in values.items()]
         for start in range(0, len(metrics), BATCH):
             client.log_batch(run_id, metrics[start : start + BATCH])
@@ -250,6 +263,7 @@ class Tracking:
         return {
             "run_id": run_id,
             "digest": record.digest,
+            "at": at,
             "metrics": sorted(record.metrics),
             "tags": sorted(record.tags),
         }
@@ -260,6 +274,8 @@ class Tracking:
         """The run of a study, found by its key or made."""
         found = find_run(client, experiment_id, "parent_key", key)
         if found is not None:
+            if found.info.status == "RUNNING":  # whoever made it was killed before it said more
+                client.set_terminated(found.info.run_id)
             return found
         tags = {**(tags or {}), "parent_key": key, "mlflow.runName": name}
         created = client.create_run(experiment_id, tags=tags)
@@ -274,7 +290,11 @@ class Tracking:
 
     def _connect(self) -> tuple[Any, str]:
         if self._client is None:
+            absent = is_absent(self.uri)
             client = connect(self.uri)
+            if absent:
+                self._box.forget()
+            self._parents = {}
             self._client = client, make_experiment(client, self.uri, self.artifacts)
         return self._client
 

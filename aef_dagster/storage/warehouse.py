@@ -8,6 +8,7 @@ Here: opening, schema, slices in and frames out. Not here: what the tables mean 
 """
 
 import logging
+import os
 import random
 import re
 import threading
@@ -17,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aef_dagster.errors import UserError
+from aef_dagster.errors import DISK_FULL, DataFileError, UserError, is_disk_full
 from aef_dagster.storage.schema import TABLES, VIEWS
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 PATIENCE_S = 60.0
 _LOCK_MESSAGE = re.compile(r"[Cc]onflicting lock is held in (.*?\(PID \d+\))")
+_NOT_OPENED = re.compile(r'Cannot open (?:file|database) "[^"]*".*?: ((?:Permission|Read-only).*)')
 # One process may not mix read-only and read-write connections to a file: take turns.
 _one_at_a_time = threading.RLock()
 
@@ -52,18 +54,19 @@ class Warehouse:
         import duckdb
 
         with _one_at_a_time:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            if not self.path.exists():
+                self._make()
             connection = self._open(read_only=False)
             try:
                 connection.execute("BEGIN")
                 self._ensure_schema(connection)
                 yield connection
                 connection.execute("COMMIT")
-            except (duckdb.IOException, duckdb.FatalException) as error:
-                raise self._damaged(error) from error
-            except BaseException:
+            except BaseException as error:
                 with suppress(duckdb.Error):  # the first error is the one to see
                     connection.execute("ROLLBACK")
+                if told := self._told(error):
+                    raise told from None
                 raise
             finally:
                 connection.close()
@@ -85,8 +88,10 @@ class Warehouse:
             connection = self._open(read_only=True)
             try:
                 yield connection
-            except (duckdb.IOException, duckdb.FatalException) as error:
-                raise self._damaged(error) from error
+            except duckdb.Error as error:
+                if told := self._told(error):
+                    raise told from None
+                raise
             finally:
                 connection.close()
 
@@ -124,11 +129,55 @@ class Warehouse:
         with self.write() as connection:
             replace_slice(connection, table, frame, **slice_values)
 
+    def _told(self, error: BaseException) -> UserError | None:
+        """What a person can do about an error of DuckDB; None where it is a bug."""
+        import duckdb
+
+        if not isinstance(error, duckdb.Error):
+            return None
+        if is_disk_full(error):
+            return UserError(f"{self.path} could not be written: {DISK_FULL}")
+        if unopened := _NOT_OPENED.search(str(error)):
+            return UserError(
+                f"{self.path} cannot be opened: {unopened[1]}. Give this user the right to write "
+                "it and its folder, and run this again"
+            )
+        # A view reads Parquet files, of which one may be damaged.
+        parquet = re.search(re.escape(str(self.path.parent)) + r"/[^\n'\"*]+\.parquet", str(error))
+        if parquet:
+            return _damaged_parquet(Path(parquet[0]), error)
+        # A block whose checksum is wrong comes as the base class of all errors.
+        of_file = (duckdb.IOException, duckdb.FatalException, duckdb.InternalException,
+                   duckdb.SerializationException)  # fmt: skip
+        if isinstance(error, of_file) or "Corrupt database file" in str(error):
+            return self._damaged(error)
+        return None
+
     def _damaged(self, error: Exception) -> UserError:
+        first = str(error).partition("\n")[0].rstrip(".")
         return UserError(
-            f"{self.path} cannot be read as a DuckDB file: {error}. Move it away and run "
-            "`aef prepare`, then materialize basin_scores: all its tables can be rebuilt"
+            f"{self.path} cannot be read as a DuckDB file: {first}. Move it away, with its .wal, "
+            "and run `aef prepare`, then materialize basin_scores: all its tables can be rebuilt"
         )
+
+    def _make(self) -> None:
+        """A new file, whole or not at all: one that a full disk cut short opens never again."""
+        import duckdb
+
+        unfinished = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            unfinished.unlink(missing_ok=True)
+            duckdb.connect(str(unfinished)).close()
+            # Not a rename: the file of another process that was faster must stay.
+            with suppress(FileExistsError):
+                os.link(unfinished, self.path)
+        except (duckdb.Error, OSError) as error:
+            if is_disk_full(error):
+                raise UserError(f"{self.path} could not be written: {DISK_FULL}") from None
+            raise (self._told(error) or error) from None
+        finally:
+            unfinished.unlink(missing_ok=True)
 
     def _open(self, *, read_only: bool) -> "duckdb.DuckDBPyConnection":
         import duckdb
@@ -139,7 +188,7 @@ class Warehouse:
                 return duckdb.connect(str(self.path), read_only=read_only)
             except duckdb.Error as error:
                 if "Could not set lock" not in str(error):
-                    raise self._damaged(error) from None
+                    raise (self._told(error) or self._damaged(error)) from None
                 if time.monotonic() > deadline:
                     holder = _LOCK_MESSAGE.search(str(error))
                     raise UserError(
@@ -186,6 +235,17 @@ def replace_slice(
         connection.register("_new_rows", frame)
         connection.execute(f"INSERT INTO {table} BY NAME SELECT * FROM _new_rows")
         connection.unregister("_new_rows")
+
+
+def _damaged_parquet(path: Path, error: Exception) -> DataFileError:
+    cause = f"not a readable Parquet file ({str(error).partition(chr(10))[0]}): "
+    if path.name == "simulation.parquet":
+        return DataFileError(
+            path, cause + "`aef train` of its basin sets the checkpoint aside and trains it again"
+        )
+    return DataFileError(
+        path, cause + "delete it and run `aef prepare`, which writes it anew", gauge_id=path.stem
+    )
 
 
 def _known(table: str) -> str:

@@ -1,120 +1,61 @@
-"""The pages as a hydrologist meets them: a real `aef dev`, a real browser, a real training.
+"""The pages as a hydrologist meets them: a real `aef dev`, a real browser, a real training."""
 
-`AEF_TEST_PICTURES=docs/pictures` keeps the screenshots that README and docs show.
-"""
-
-import os
+import json
 import re
-import shutil
-import signal
-import socket
-import subprocess
-import sys
-import time
-from pathlib import Path
+import urllib.request
 
-import psutil
 import pytest
 
 from aef_dagster.pipeline.servers import GRAPH_PAGE
+from aef_dagster_tests.browser.looking import at_partition, keep
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
 
-AEF = Path(sys.executable).with_name("aef")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 TARGET = "00901001"
-PATIENCE_MS = 120_000
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-@pytest.fixture(scope="module")
-def environment(tmp_path_factory):
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("AEF_")}
-    return clean | {"AEF_HOME": str(tmp_path_factory.mktemp("home") / "var")}
-
-
-@pytest.fixture(scope="module")
-def pages(environment):
-    """Addresses of the Dagster and MLflow pages of a prepared home; ends the servers after."""
-    if CHROMIUM is None:
-        pytest.skip("no Chromium here (Debian's package chromium)")
-    subprocess.run([AEF, "prepare"], env=environment, check=True, capture_output=True)
-    ports = (free_port(), free_port())
-    server = subprocess.Popen(
-        [AEF, "dev", "--dagster-port", str(ports[0]), "--mlflow-port", str(ports[1])],
-        env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
-    told = ""
-    while "Ctrl-C" not in told:
-        line = server.stdout.readline()
-        assert line, f"aef dev ended early: {told}"
-        told += line
-    family = psutil.Process(server.pid).children(recursive=True)
-    assert len(family) >= 4
-    yield dict(zip(("dagster", "mlflow"), re.findall(r"http://[^\s/]+", told), strict=True))
-    server.send_signal(signal.SIGINT)
-    assert server.wait(60) == 0
-    server.stdout.close()
-    _gone, alive = psutil.wait_procs(family, timeout=10)
-    assert alive == [], "Ctrl-C must end every process"
+# Chart.js draws on a canvas, where no text can be read; what it was given stands in React's own
+# fields of that canvas.
+DRAWN = """canvas => {
+  let node = canvas[Object.keys(canvas).find(key => key.startsWith('__reactFiber'))];
+  while (!node.memoizedProps?.data?.datasets) node = node.return;
+  const {labels, datasets} = node.memoizedProps.data;
+  const values = datasets[0].data.map((point, i) => [labels[i], point.y]);
+  return Object.fromEntries(values.filter(([, value]) => Number.isFinite(value)));
+}"""
+# How much of it is of the colour of its points: one alone is some 20 pixels.
+PAINTED = """canvas => {
+  const {width, height} = canvas;
+  const all = canvas.getContext('2d').getImageData(0, 0, width, height).data;
+  let blue = 0;
+  for (let i = 0; i < all.length; i += 4)
+    if (all[i + 3] > 200 && all[i + 2] > all[i] + 60 && all[i + 2] > all[i + 1] + 60) blue++;
+  return blue;
+}"""
 
 
 @pytest.fixture(scope="module")
-def page(pages):
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        opened = browser.new_page(viewport={"width": 1500, "height": 900})
-        opened.set_default_timeout(PATIENCE_MS)
-        opened.add_init_script(
-            "localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true');"
-            "localStorage.setItem('mlflow.assistant.panelOpen_v1', 'false')"
-        )
-        yield opened
-        browser.close()
+def trained(materialize):
+    """The run that trained the basin, launched from its page."""
+    run, status = materialize("basin_models", TARGET)
+    assert status == "SUCCESS"
+    return run
 
 
-def keep(page, name: str) -> None:
-    folder = os.environ.get("AEF_TEST_PICTURES")
-    if folder:
-        time.sleep(2)  # animations
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        page.screenshot(path=Path(folder) / f"{name}.png")
+@pytest.fixture(scope="module")
+def run_in_mlflow(trained, pages):
+    """Address of the basin's run in MLflow, as Dagster's page gives it."""
+    return pages.metadata("basin_models", TARGET)["mlflow_run"]
 
 
 def test_the_graph_shows_every_group(page, pages):
-    page.goto(pages["dagster"] + GRAPH_PAGE)
+    page.goto(pages.dagster + GRAPH_PAGE)
     for name in ("basin_embedding", "basin_models", "trust", "aef_embeddings", "study_report"):
         page.get_by_text(name, exact=True).first.wait_for()
     keep(page, "asset-graph")
 
 
-def test_one_basin_is_materialized_from_the_page(page, pages):
-    page.goto(f"{pages['dagster']}/assets/basin_models?view=partitions&partition={TARGET}")
-    page.get_by_role("button", name=re.compile("Materialize")).first.click()
-    page.get_by_role("button", name=re.compile("Launch 1 run")).click()
-    page.get_by_text(re.compile("Launched run")).wait_for()
-    deadline = time.monotonic() + PATIENCE_MS / 1000
-    while not page.get_by_text("hydrograph", exact=True).count():
-        assert time.monotonic() < deadline, "the run did not finish"
-        page.goto(f"{pages['dagster']}/assets/basin_models?view=partitions&partition={TARGET}")
-        page.get_by_text("Latest materialization").wait_for()
-        time.sleep(3)
+def test_one_basin_is_materialized_from_its_page(page, pages, trained):
+    page.goto(f"{pages.dagster}/assets/basin_models{at_partition(TARGET)}")
+    page.get_by_text("hydrograph", exact=True).wait_for()
     keep(page, "basin-page")
 
     page.get_by_text("[Show Markdown]").first.click()
@@ -125,21 +66,60 @@ def test_one_basin_is_materialized_from_the_page(page, pages):
     page.keyboard.press("Escape")
 
 
-def test_links_lead_to_mlflow_and_back(page, pages):
-    page.goto(f"{pages['dagster']}/assets/basin_models?view=partitions&partition={TARGET}")
-    link = page.locator(f"a[href^='{pages['mlflow']}']").first
+def test_the_page_and_its_plots_show_the_numbers_of_the_run(page, pages, trained):
+    told = pages.metadata("basin_models", TARGET)
+    page.goto(f"{pages.dagster}/assets/basin_models{at_partition(TARGET)}")
+    row = page.locator("tr").filter(has=page.get_by_text("nse", exact=True))
+    assert str(told["nse"]) in row.inner_text()
+
+    page.goto(f"{pages.dagster}/assets/basin_models")
+    page.get_by_text("Plots", exact=True).first.click()
+    for name in ("nse", "kge"):
+        title = page.get_by_text(name, exact=True)
+        plot = title.locator("xpath=following::canvas[1]")
+        plot.scroll_into_view_if_needed()
+        assert plot.evaluate(DRAWN)[TARGET] == told[name]
+        page.wait_for_function(f"canvas => ({PAINTED})(canvas) >= 10", arg=plot.element_handle())
+    keep(page, "plots")
+
+
+def test_links_lead_to_mlflow_and_back(page, pages, run_in_mlflow):
+    page.goto(f"{pages.dagster}/assets/basin_models{at_partition(TARGET)}")
+    link = page.locator(f"a[href^='{pages.mlflow}']").first
     link.wait_for()
-    address = link.get_attribute("href")
-    page.goto(address)
+    assert link.get_attribute("href") == run_in_mlflow
+    page.goto(run_in_mlflow)
     page.get_by_text("valid_nse").first.wait_for()
     page.get_by_text(TARGET).first.wait_for()
     keep(page, "mlflow-run")
-    back = page.locator(f"a[href^='{pages['dagster']}/runs/']").first
+    back = page.locator(f"a[href^='{pages.dagster}/runs/']").first
     back.wait_for()
     page.goto(back.get_attribute("href"))
     page.get_by_text("basin_models").first.wait_for()
 
-    page.goto(f"{pages['mlflow']}/#/experiments/1/runs?workflowType=machine_learning")
+    page.goto(f"{pages.mlflow}/#/experiments/1/runs?workflowType=machine_learning")
     study = page.get_by_text(re.compile("^run .*aef")).first
     study.locator("xpath=ancestor::div[4]").locator("button").first.click()  # unfold its basins
     page.get_by_text(f"{TARGET} aef").first.wait_for()
+
+
+def test_mlflow_draws_the_whole_learning_curve(page, pages, run_in_mlflow):
+    run = re.search(r"/runs/(\w+)", run_in_mlflow)[1]
+    history = f"{pages.mlflow}/api/2.0/mlflow/metrics/get-history"
+    with urllib.request.urlopen(f"{history}?run_id={run}&metric_key=valid_nse") as response:
+        points = json.load(response)["metrics"]
+    assert len(points) > 3
+
+    page.goto(run_in_mlflow)
+    page.get_by_role("tab", name="Model metrics").click()
+    page.get_by_placeholder("Search metric charts").fill("valid_nse")
+    plot = page.locator(".js-plotly-plot").first
+    page.wait_for_function(
+        "([plot, n]) => plot.data?.[0]?.y?.length === n",
+        arg=[plot.element_handle(), len(points)],
+    )
+    assert page.locator(".js-plotly-plot").count() == 1
+    drawn = plot.evaluate("plot => [Array.from(plot.data[0].x), Array.from(plot.data[0].y)]")
+    assert drawn == [[one["step"] for one in points], [one["value"] for one in points]]
+    assert plot.locator(".scatterlayer path.js-line").first.is_visible()
+    keep(page, "learning-curve")

@@ -15,8 +15,10 @@ from aef_dagster.experiments.sizes import SIZES, size_named
 from aef_dagster.experiments.study import (
     EXPERIMENTS,
     chosen,
+    even_order,
     merged,
     plan_study,
+    regional_costs,
     regional_keys,
 )
 from aef_dagster.models.statics import REPRESENTATIONS
@@ -111,6 +113,22 @@ def test_the_partitions_are_those_of_every_plan(camels, size):
     for basins in (camels, LAND.basins):
         for plan in plan_study(basins, SIZES[size]).values():
             assert {ask.partition for ask in plan.regional} <= set(keys)
+
+
+@pytest.mark.parametrize(("groups", "most"), [(2, 1.05), (3, 1.05), (4, 1.1), (6, 1.25)])
+def test_groups_of_as_many_partitions_cost_alike(groups, most):
+    costs, keys = regional_costs(), regional_keys()
+    assert sorted(costs) == sorted(keys)
+    share = sum(costs.values()) / groups
+    dearest = max(sum(costs[key] for key in part) for part in np.array_split(keys, groups))
+    assert dearest <= most * share
+    before = max(sum(costs[key] for key in part) for part in np.array_split(list(costs), groups))
+    assert before > 1.25 * share, "the order of the study would do"
+
+
+def test_an_even_order_takes_each_key_once_and_the_first_of_equals():
+    assert even_order(["a", "b", "c", "d"], [1, 5, 1, 1]) == ["b", "d", "c", "a"]
+    assert even_order([], []) == []
 
 
 def test_partitions_are_designs_and_representations_that_there_are():

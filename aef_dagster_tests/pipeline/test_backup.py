@@ -159,7 +159,7 @@ def test_a_home_is_backed_up_while_in_use_and_opened_elsewhere(session, tmp_path
     assert run_id == scores.set_index("job_hash").loc[ensemble, "mlflow_run_id"]
     client = MlflowClient(restored.tracking.uri)
     assert client.get_run(run_id).info.artifact_uri.startswith(new.as_uri())
-    assert "hydrograph.png" in {file.path for file in client.list_artifacts(run_id)}
+    assert "hydrograph.svg" in {file.path for file in client.list_artifacts(run_id)}
     train(restored, seeds=2)
     assert trained_hashes(new / "checkpoints") == set(scores["job_hash"])  # all reused
 

@@ -74,7 +74,8 @@ EXPERIMENTS = ("in_vs_out_of_sample", "controls", "donor_scaling", "cross_regime
 CHECKS = {
     "forcings": {"all_basins_readable"},
     "streamflow": {"all_basins_readable"},
-    "aef_embeddings": {"complete_and_finite", "coverage", "same_edition", "like_its_neighbour"},
+    "aef_embeddings": {"complete_and_finite", "coverage", "same_edition", "like_its_neighbour",
+                       "newest_year"},
     "basin_embedding": {"unit_norm"},
     **{f"similarity/{space}": {"valid_matrix"} for space in SPACES},
     **{f"donors/{space}": {"leak_free"} for space in SPACES},

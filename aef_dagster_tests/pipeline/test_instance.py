@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from aef_dagster.errors import UserError
-from aef_dagster.pipeline.instance import HOST_TAG, PID_TAG, bury_dead_runs, render_instance
+from aef_dagster.pipeline.instance import bury_dead_runs, render_instance
+from aef_dagster.pipeline.liveness import HOST_TAG, PID_TAG
 from aef_dagster.settings import load_settings
 from aef_dagster.storage.home import Home
 

@@ -25,7 +25,7 @@ def build_assets(settings: Settings) -> list:
     """Every asset, by group in the order data flows."""
     return [
         *basins.build(),
-        *embeddings.build(),
+        *embeddings.build(settings),
         *similarity.build(),
         *clusters.build(),
         *change.build(),

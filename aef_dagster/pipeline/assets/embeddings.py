@@ -20,10 +20,12 @@ from aef_dagster.pipeline import metadata
 from aef_dagster.pipeline.automation import SOURCE_VERSION, when_inputs_change
 from aef_dagster.pipeline.choices import CHOICES, as_last_chosen, choices_of
 from aef_dagster.pipeline.config import EmbeddingPooling, EmbeddingYears, chosen
+from aef_dagster.pipeline.freshness import freshness_policy, newest_year, newest_year_result
 from aef_dagster.pipeline.partitions import aef_years, asked_partitions
 from aef_dagster.pipeline.resources import EmbeddingsResource, HomeResource, WarehouseResource
 from aef_dagster.pipeline.versions import frame_version
 from aef_dagster.progress import bar
+from aef_dagster.settings import Settings
 from aef_dagster.storage.tables import require_rows
 from aef_dagster.storage.warehouse import Warehouse
 
@@ -67,7 +69,7 @@ unit_norm = dg.AssetCheckSpec(
     group_name=GROUP, deps=["basins"], partitions_def=aef_years, output_required=False,
     backfill_policy=dg.BackfillPolicy.single_run(), pool="earth_engine",
     kinds={"duckdb", "alphaearth"}, code_version="2",
-    check_specs=[complete_year, coverage, same_edition, like_its_neighbour],
+    check_specs=[complete_year, coverage, same_edition, like_its_neighbour, newest_year],
 )  # fmt: skip
 def aef_embeddings(
     context: dg.AssetExecutionContext, config: EmbeddingYears, home: HomeResource,
@@ -120,6 +122,7 @@ def aef_embeddings(
     yield _coverage(context.asset_key, store, source.route)
     yield _same_edition(context.asset_key, store, source.route)
     yield _like_its_neighbour(context.asset_key, store, source.route)
+    yield _newest_year(context.asset_key, store, source.route)
     if bad:
         raise dg.Failure(
             f"{len(bad)} of {len(years)} years failed, the others are kept. "
@@ -184,9 +187,15 @@ def basin_embedding(
     )
 
 
-def build() -> list:
-    """Assets of the group."""
-    return [aef_embeddings, basin_embedding]
+def build(settings: Settings) -> list:
+    """Assets of the group; when embeddings are fresh depends on the route."""
+    policy = freshness_policy(settings)
+    if policy is None:
+        return [aef_embeddings, basin_embedding]
+    watched = aef_embeddings.map_asset_specs(
+        lambda spec: spec.replace_attributes(freshness_policy=policy)
+    )
+    return [watched, basin_embedding]
 
 
 def _years_of_source(store: Warehouse, source: EmbeddingSource) -> pd.DataFrame:
@@ -274,4 +283,26 @@ def _like_its_neighbour(key: dg.AssetKey, store: Warehouse, route: str) -> dg.As
         passed=bool((cosines >= LEAST_MEDIAN_COSINE).all()),
         severity=dg.AssetCheckSeverity.WARN,
         metadata={str(year): round(float(value), 4) for year, value in cosines.items()},
+    )
+
+
+def _newest_year(key: dg.AssetKey, store: Warehouse, route: str) -> dg.AssetCheckResult:
+    """Of all years of the route, today."""
+    found = store.frame(
+        "SELECT year, bool_or(sample OR surrogate) AS made_up FROM aef_embeddings "
+        "WHERE route = ? GROUP BY year ORDER BY year",
+        [route],
+    )
+    passed, told = newest_year_result(
+        found["year"].tolist(),
+        datetime.now(UTC).date(),
+        made_up=bool(found["made_up"].tail(1).any()),
+        route=route,
+    )
+    return dg.AssetCheckResult(
+        asset_key=key,
+        check_name=newest_year.name,
+        passed=passed,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata=told,
     )

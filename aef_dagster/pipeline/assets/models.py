@@ -73,8 +73,9 @@ def build(settings: Settings) -> list:
         hashes: dict[str, list[str]] = {}
 
         for result in train_basins(
-            plan, world.checkpoints, choice, platform.device, context.run.run_id, failures
-        ):
+            plan, world.checkpoints, choice, platform.device, platform.gpus(context.run),
+            context.run.run_id, failures,
+        ):  # fmt: skip
             mlflow.enqueue(
                 tracked_run(result, choice, study, context.run.run_id, platform.dagster_url)
             )

@@ -81,7 +81,7 @@ def build() -> list:
         finished: set[str] = set()
         for key, members in train_regional(
             plan, world.checkpoints, workers=config.workers, device=platform.device,
-            run_id=context.run.run_id, failures=failures,
+            gpus=platform.gpus(context.run), run_id=context.run.run_id, failures=failures,
         ):  # fmt: skip
             for member in members:
                 asking = asked_by[member.ask]

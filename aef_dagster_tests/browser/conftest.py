@@ -1,0 +1,117 @@
+"""What the browser tests share: the pages of one real `aef dev`, and a browser.
+
+All files use one home, so each trains basins of its own.
+Not here: what is asked of the pages (looking.py).
+"""
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from aef_dagster.storage.home import Home
+from aef_dagster_tests.browser.looking import PATIENCE_S, Pages, at_partition
+
+AEF = Path(sys.executable).with_name("aef")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="session")
+def environment(tmp_path_factory):
+    """Settings of the home: the schedule, which is off, would ask each minute."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("AEF_")}
+    home = tmp_path_factory.mktemp("home") / "var"
+    return clean | {"AEF_HOME": str(home), "AEF_NEW_YEARS_CRON": "* * * * *"}
+
+
+@pytest.fixture(scope="session")
+def pages(environment):
+    """The pages of a prepared home; ends the servers after."""
+    if CHROMIUM is None:
+        pytest.skip("no Chromium here (Debian's package chromium)")
+    subprocess.run([AEF, "prepare"], env=environment, check=True, capture_output=True)
+    ports = (free_port(), free_port())
+    server = subprocess.Popen(
+        [AEF, "dev", "--dagster-port", str(ports[0]), "--mlflow-port", str(ports[1])],
+        env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    told = ""
+    try:
+        while "Ctrl-C" not in told:
+            line = server.stdout.readline()
+            assert line, f"aef dev ended early: {told}"
+            told += line
+        family = psutil.Process(server.pid).children(recursive=True)
+        assert len(family) >= 4
+        yield Pages(*re.findall(r"http://[^\s/]+", told), Home(Path(environment["AEF_HOME"])))
+    finally:
+        server.send_signal(signal.SIGINT)
+        code = server.wait(60)
+        server.stdout.close()
+    assert code == 0
+    _gone, alive = psutil.wait_procs(family, timeout=10)
+    assert alive == [], "Ctrl-C must end every process"
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """A started Chromium."""
+    if CHROMIUM is None:
+        pytest.skip("no Chromium here (Debian's package chromium)")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="session")
+def page(browser, pages):
+    """A window for all tests, in which MLflow's assistant stays closed."""
+    opened = browser.new_page(viewport={"width": 1500, "height": 900})
+    opened.set_default_timeout(PATIENCE_S * 1000)
+    opened.add_init_script(
+        "localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true');"
+        "localStorage.setItem('mlflow.assistant.panelOpen_v1', 'false')"
+    )
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="session")
+def materialize(page, pages):
+    """Clicks Materialize on the page of an asset, or of one basin; the run's id and status."""
+
+    def click(asset: str, partition: str | None = None) -> tuple[str, str]:
+        page.goto(f"{pages.dagster}/assets/{asset}{at_partition(partition)}")
+        page.get_by_role("button", name=re.compile("Materialize")).first.click()
+        if partition:
+            page.get_by_role("button", name="Launch 1 run").click()
+        toast = page.get_by_text(re.compile(r"Launched run\s+\w+")).first
+        toast.wait_for()
+        return pages.ended(re.search(r"run\s+(\w+)", toast.inner_text())[1])
+
+    return click
