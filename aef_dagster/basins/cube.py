@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import xarray as xr
 
 from aef_dagster.basins.dataset import FORCINGS, UNITS
-from aef_dagster.errors import DataFileError, UserError
+from aef_dagster.basins.ingest import read_series
+from aef_dagster.errors import UserError
 
 
 def load_cube(
@@ -78,15 +78,8 @@ def load_cube(
 
 
 def _read(path: Path, names: Iterable[str]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    try:
-        with pq.ParquetFile(path) as file:
-            table = file.read(columns=["date", *names], use_threads=False)
-        days = table["date"].to_numpy().astype("datetime64[D]")
-        return days, {name: table[name].to_numpy() for name in names}
-    except (OSError, ValueError, KeyError) as error:  # Arrow's errors derive from these
-        raise DataFileError(
-            path, f"not a readable Parquet file ({error}): delete it and materialize it again"
-        ) from None
+    columns = read_series(path, names)
+    return columns.pop("date"), columns
 
 
 def _some(basins: list[str]) -> str:

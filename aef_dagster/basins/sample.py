@@ -10,7 +10,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from aef_dagster.errors import UserError
+from aef_dagster.errors import UserError, writing
 
 SAMPLE_WORLDS = ("planted", "null")
 SAMPLE_SEED = 20240
@@ -52,7 +52,9 @@ def write_sample(root: Path, world: str, seed: int = SAMPLE_SEED) -> None:
     root.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
     try:
-        write_files(make_world(SAMPLE_IDS, planted=world == "planted", seed=seed), scratch, world)
+        made = make_world(SAMPLE_IDS, planted=world == "planted", seed=seed)
+        with writing(f"the sample dataset, {root},"):
+            write_files(made, scratch, world)
         scratch.chmod(0o755)
         try:
             scratch.rename(root)

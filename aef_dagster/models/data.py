@@ -14,7 +14,7 @@ from typing import Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from aef_dagster.errors import DataFileError, UserError
+from aef_dagster.errors import DataFileError, UserError, writing
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,18 +170,20 @@ class TrainingData:
             Only these basins, in this order; all by default.
         """
         rows = self.rows(self.gauge_ids if gauge_ids is None else gauge_ids)
+        with writing(f"the arrays of this training, {folder},"):
+            self._write(folder, rows)
+
+    def _write(self, folder: Path, rows: NDArray[np.int64]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for name in ("forcing", "streamflow"):
             source = getattr(self, name)
-            target = np.lib.format.open_memmap(
-                folder / f"{name}.npy",
-                mode="w+",
-                dtype=np.float32,
-                shape=(len(rows), *source.shape[1:]),
-            )
-            for position, row in enumerate(rows):  # basin by basin: no second copy in memory
-                target[position] = source[row]
-            target.flush()
+            shape = (len(rows), *source.shape[1:])
+            # Not through a memory map: on a full disk that ends the process by SIGBUS.
+            with (folder / f"{name}.npy").open("wb") as file:
+                described = {"descr": "<f4", "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(file, described)
+                for row in rows:  # basin by basin: no second copy in memory
+                    file.write(np.ascontiguousarray(source[row], "<f4").tobytes())
         np.save(folder / "dates.npy", self.dates.astype("datetime64[D]"))
         tables = {}
         for number, (name, table) in enumerate(self.statics.items()):

@@ -75,10 +75,10 @@ def sentence_of(event: dg.DagsterEvent) -> Reason:
 
 
 def error_in_words(error: SerializableErrorInfo | None) -> Reason:
-    """The innermost cause of an error that Dagster wrapped."""
+    """What a person can mend in an error that Dagster wrapped; else its innermost cause."""
     if error is None:
         return Reason("failed", mendable=False)
-    while error.cause is not None:
+    while error.cause is not None and error.cls_name not in MENDABLE:
         error = error.cause
     name = error.cls_name or "Exception"
     told = error.message.strip().removeprefix("aef_dagster.errors.").removeprefix(f"{name}: ")

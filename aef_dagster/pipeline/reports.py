@@ -14,6 +14,7 @@ import dagster as dg
 import numpy as np
 import pandas as pd
 
+from aef_dagster.errors import writing
 from aef_dagster.evaluation.figures import hydrograph_svg, water_years_svg
 from aef_dagster.evaluation.metrics import METRIC_TEXT, METRICS
 from aef_dagster.models.checkpoints import Checkpoint
@@ -186,12 +187,13 @@ def _hydrograph_file(result: BasinResult, choice: TrainingChoice, job: TrainingJ
     """The picture for MLflow, one a choice of donors: its title names them."""
     path = result.checkpoint.folder / "figures" / f"{choice.space}-k{choice.k}" / "hydrograph.svg"
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(f".{os.getpid()}.tmp")
         title = f"{_marked(job)}{result.gauge_id}: {choice.title}"
         flow = (result.simulation[name].to_numpy() for name in ("date", "obs", "sim"))
-        unfinished.write_text(water_years_svg(*flow, title=title), encoding="utf-8")
-        unfinished.replace(path)
+        unfinished = path.with_suffix(f".{os.getpid()}.tmp")
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            unfinished.write_text(water_years_svg(*flow, title=title), encoding="utf-8")
+            unfinished.replace(path)
     return path
 
 

@@ -8,6 +8,7 @@ import pandas as pd
 
 from aef_dagster.basins.dataset import UNITS
 from aef_dagster.basins.ingest import IngestReport
+from aef_dagster.errors import writing
 from aef_dagster.pipeline import metadata
 from aef_dagster.pipeline.resources import (
     DatasetResource,
@@ -44,7 +45,10 @@ def basins(
     catalog = reader.catalog().assign(sample=reader.is_sample)
     outlines = reader.polygons()
     world.lake.mkdir(parents=True, exist_ok=True)
-    outlines.to_parquet(world.polygons)
+    unfinished = world.polygons.with_suffix(".tmp")
+    with writing(world.polygons):
+        outlines.to_parquet(unfinished)
+        unfinished.replace(world.polygons)
     warehouse.open().replace("basins", catalog)
     return dg.MaterializeResult(
         metadata={
