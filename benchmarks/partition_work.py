@@ -94,6 +94,8 @@ def train(world: dict[str, str], home: str, basins: int, spaces: Sequence[str]) 
     BUDGETS["toy"] = replace(BUDGETS["toy"], updates=UPDATES, hidden=HIDDEN)
     session = _session(world, Path(home))
     session.tracking.setup()
+    with session.warehouse.write():
+        pass  # its views name the place where the home was prepared: a write mends them
     targets, k = session.basins[:basins], min(DEFAULT_K["camels_us"], len(session.basins) // 2)
     # As a backfill asks, so that Dagster's own rows for each partition are part of it.
     tags = {

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PATIENCE_S = 60.0
+_NO_FILES = re.compile(r'No files found that match the pattern "(.*?)"')
 _LOCK_MESSAGE = re.compile(r"[Cc]onflicting lock is held in (.*?\(PID \d+\))")
 _NOT_OPENED = re.compile(r'Cannot open (?:file|database) "[^"]*".*?: ((?:Permission|Read-only).*)')
 # One process may not mix read-only and read-write connections to a file: take turns.
@@ -141,6 +142,11 @@ class Warehouse:
             return UserError(
                 f"{self.path} cannot be opened: {unopened[1]}. Give this user the right to write "
                 "it and its folder, and run this again"
+            )
+        if gone := _NO_FILES.search(str(error)):
+            return UserError(
+                f"{self.path} looks for {gone[1]}, where nothing is: a home that was moved or "
+                "copied, or files that were deleted. Run `aef prepare`"
             )
         # A view reads Parquet files, of which one may be damaged.
         parquet = re.search(re.escape(str(self.path.parent)) + r"/[^\n'\"*]+\.parquet", str(error))

@@ -131,3 +131,22 @@ def test_a_table_that_an_earlier_version_did_not_have_holds_nothing(warehouse):
     assert warehouse.count("trust") == 0
     warehouse.replace("donors", donors("aef"))
     assert warehouse.frame("SELECT count(*) AS n FROM trust")["n"][0] == 0  # made by the write
+
+
+def test_a_home_that_was_copied_is_told_and_heals_at_the_next_write(tmp_path):
+    first = tmp_path / "first"
+    forcings = first / "lake" / "forcings"
+    forcings.mkdir(parents=True)
+    days = pd.DataFrame({"date": pd.to_datetime(["2000-01-01"]), "prcp": [1.0]})
+    for name in ("dayl", "srad", "tmax", "tmin", "vp", "pet"):
+        days[name] = 1.0
+    days.to_parquet(forcings / "00000001.parquet")
+    with Warehouse(first / "warehouse.duckdb").write():
+        pass
+    second = first.rename(tmp_path / "second")
+    warehouse = Warehouse(second / "warehouse.duckdb")
+    with pytest.raises(UserError, match=r"first/lake.*moved or copied.*aef prepare"):
+        warehouse.frame("SELECT * FROM forcings")
+    with warehouse.write():
+        pass
+    assert len(warehouse.frame("SELECT * FROM forcings")) == 1
