@@ -103,13 +103,18 @@ def page(browser, pages):
 
 @pytest.fixture(scope="session")
 def materialize(page, pages):
-    """Clicks Materialize on the page of an asset, or of one basin; the run's id and status."""
+    """Clicks Materialize on the page of an asset, or of one basin; the run's id and status.
 
-    def click(asset: str, partition: str | None = None) -> tuple[str, str]:
+    `sure` confirms that assets before it were not made, of which the page warns.
+    """
+
+    def click(asset: str, partition: str | None = None, sure: bool = False) -> tuple[str, str]:
         page.goto(f"{pages.dagster}/assets/{asset}{at_partition(partition)}")
         page.get_by_role("button", name=re.compile("Materialize")).first.click()
         if partition:
             page.get_by_role("button", name="Launch 1 run").click()
+        if sure:
+            page.get_by_role("button", name="Confirm").click()
         toast = page.get_by_text(re.compile(r"Launched run\s+\w+")).first
         toast.wait_for()
         return pages.ended(re.search(r"run\s+(\w+)", toast.inner_text())[1])

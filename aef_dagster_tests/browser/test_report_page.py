@@ -48,7 +48,7 @@ def report(pages, materialize):
     save_reading(reading("in_vs_out_of_sample", "In and out of sample"),
                  folder / "in_vs_out_of_sample")  # fmt: skip
     save_reading(reading("controls", "Controls"), folder / "controls")
-    assert materialize("study_report")[1] == "SUCCESS"
+    assert materialize("study_report", sure=True)[1] == "SUCCESS"
     return pages.metadata("study_report")
 
 

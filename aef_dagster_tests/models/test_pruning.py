@@ -93,7 +93,7 @@ def test_what_is_in_force_or_young_stays_and_the_rest_says_why(write, tmp_path):
 
     assert len(remove(tmp_path, found.leftovers)) == 4
     there = {path.name for path in tmp_path.iterdir()}
-    assert there == {*found.kept, "notes", ".partial"}
+    assert there == {*found.kept, "notes", ".partial", ".asked"}
     assert all(Checkpoint.open(tmp_path, name).exists for name in found.kept)
 
 
