@@ -1,7 +1,8 @@
 """Checkpoints: everything that one trained model left, in a folder named by its job's hash.
 
 Here: writing a folder whole or not at all, finding out whether it is whole, reading its parts.
-Not here: training (engine/cpu.py), running a checkpoint on new days (simulate.py).
+Not here: training (engine/cpu.py), running a checkpoint on new days (simulate.py), the notes of
+who asked for it (requests.py).
 
 <root>/<hash>/
     job.json             kind "model" or "ensemble", the job, hashes of the members
@@ -20,7 +21,6 @@ import hashlib
 import json
 import logging
 import math
-import os
 import time
 import uuid
 from collections.abc import Iterator
@@ -35,6 +35,7 @@ from numpy.typing import NDArray
 
 from aef_dagster.errors import DataFileError, writing
 from aef_dagster.models.jobs import CODE_VERSION, TrainingJob
+from aef_dagster.models.requests import add_request, asking_moment, read_requests
 from aef_dagster.models.scalers import Scaler
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ logger = logging.getLogger(__name__)
 
 # What every checkpoint has, that of an ensemble too.
 SEALED = {"job.json", "scores.json", "simulation.parquet", "run.json"}
-PARTIAL, CORRUPT, ASKED = ".partial", ".corrupt", ".asked"
+PARTIAL, CORRUPT = ".partial", ".corrupt"
 STALE_AFTER_SECONDS = 24 * 3600
 
 
@@ -144,45 +145,15 @@ class Checkpoint:
             raise self._unreadable("weights.safetensors", error) from None
 
     def add_request(self, label: dict[str, Any]) -> None:
-        """Note who asked for this job: asset, design, space, k and the like.
-
-        Equal labels are kept once. Each label is a file of its own, so that two runs that ask at
-        the same moment need no lock.
-        """
-        text = json.dumps(label, sort_keys=True)
-        folder = self.folder / "requests"
-        folder.mkdir(exist_ok=True)
-        path = folder / _request_name(text)
-        if path.exists() and path.read_text(encoding="utf-8", errors="replace") == text:
-            path.touch()  # asked for again
-        else:
-            partial = path.with_suffix(f".{uuid.uuid4().hex}")
-            try:
-                with writing(path):
-                    partial.write_text(text, encoding="utf-8")
-                    partial.replace(path)
-            finally:
-                partial.unlink(missing_ok=True)
-        moment = asking_moment(self.root)
-        os.utime(path, (moment, moment))
+        """Note who asked for this job: asset, design, space, k and the like."""
+        add_request(self.folder / "requests", label, asking_moment(self.root))
 
     def requests(self) -> list[dict[str, Any]]:
         """All labels given to `add_request`, each with `asked_at`, when it was last given.
 
         Seconds since 1970; sorted by it.
         """
-        labels = []
-        for path in (self.folder / "requests").glob("*.json"):
-            try:
-                text = path.read_text(encoding="utf-8")
-                if _request_name(text) != path.name:
-                    raise ValueError
-                label = json.loads(text)
-                labels.append(label | {"asked_at": path.stat().st_mtime})
-            except (OSError, ValueError, TypeError):
-                logger.warning("%s is no request, or was altered: passed over; `aef train` of its "
-                               "basin notes it again", path)  # fmt: skip
-        return sorted(labels, key=lambda label: label["asked_at"])
+        return read_requests(self.folder / "requests")
 
     def _json(self, name: str) -> Any:
         try:
@@ -219,25 +190,6 @@ class Checkpoint:
         with suppress(FileNotFoundError):  # another process has just done it
             self.folder.rename(target)
         return target
-
-
-def asking_moment(root: Path) -> float:
-    """A moment for what is asked for now, later than all before it; seconds since 1970.
-
-    That is now, or just after the last one where the clock has gone back since: of two requests the
-    later one is in force. The file `.asked` carries the last moment.
-    """
-    root = Path(root)
-    root.mkdir(parents=True, exist_ok=True)
-    mark, last = root / ASKED, 0.0
-    # A home from before there was a mark is looked through, once.
-    for path in [mark] if mark.exists() else root.glob("*/requests/*.json"):
-        with suppress(FileNotFoundError):  # just removed by another process
-            last = max(last, path.stat().st_mtime)
-    moment = max(time.time(), last + 0.001)
-    mark.touch()
-    os.utime(mark, (moment, moment))
-    return moment
 
 
 def write_checkpoint(
@@ -336,11 +288,6 @@ def partial_folder(root: Path) -> Iterator[Path]:
         yield folder
     finally:
         rmtree(folder, ignore_errors=True)
-
-
-def _request_name(text: str) -> str:
-    """A request's file is named by its content, so that an altered one shows."""
-    return f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
 
 
 def _named(targets: tuple[str, ...]) -> str:

@@ -16,7 +16,6 @@ import yaml
 from aef_dagster.errors import UserError
 from aef_dagster.models.devices import count_devices
 from aef_dagster.pipeline.failures import interrupted, sentence_of
-from aef_dagster.pipeline.liveness import PID_TAG as PID_TAG
 from aef_dagster.pipeline.liveness import cause_of_death, own_tags
 from aef_dagster.settings import Settings
 

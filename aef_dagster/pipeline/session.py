@@ -21,7 +21,7 @@ from aef_dagster.experiments.readings_folder import load_reading
 from aef_dagster.experiments.sizes import Size
 from aef_dagster.experiments.study import chosen, merged, plan_study
 from aef_dagster.experiments.trust import NAME as TRUST
-from aef_dagster.models.checkpoints import asking_moment
+from aef_dagster.models.requests import asking_moment
 from aef_dagster.pipeline.build import build_defs
 from aef_dagster.pipeline.config import TrainingConfig
 from aef_dagster.pipeline.instance import (
