@@ -296,7 +296,8 @@ def _path(x: NDArray, y: NDArray, parts_of_pixel: int = 10) -> str:
     # Whole numbers first, steps after: so no rounding error adds up along the line.
     whole = np.round(parts_of_pixel * np.stack([x, y], axis=1)).astype(int)
     start, steps = whole[0] / parts_of_pixel, np.diff(whole, axis=0) / parts_of_pixel
-    line = " ".join(f"{dx:g} {dy:g}" for dx, dy in steps)
+    # One call for all numbers: a picture of ten years has 7,000.
+    line = " ".join(["%g %g"] * len(steps)) % tuple(steps.ravel())
     # With round ends, a step of 0 shows a lone day as a dot.
     return f"M{start[0]:g} {start[1]:g}l{line or '0 0'}"
 

@@ -16,8 +16,7 @@ from aef_dagster.storage.home import Home
 
 PATIENCE_S = 180
 UNFINISHED = {"NOT_STARTED", "QUEUED", "STARTING", "STARTED", "MANAGED", "CANCELING"}
-RUNS = """query($filter: RunsFilter) { runsOrError(filter: $filter, limit: 20) {
-  ... on Runs { results { runId status } } } }"""
+RUNS = "{ runsOrError(limit: 20) { ... on Runs { results { runId status } } } }"
 LATEST = """query($key: AssetKeyInput!, $partitions: [String!]) { assetOrError(assetKey: $key) {
   ... on Asset { assetMaterializations(partitions: $partitions, limit: 1) { runId
     metadataEntries { label ... on FloatMetadataEntry { floatValue }
@@ -27,7 +26,7 @@ LATEST = """query($key: AssetKeyInput!, $partitions: [String!]) { assetOrError(a
 
 @dataclass(frozen=True)
 class Pages:
-    """Addresses of the pages of a home, without a slash at the end."""
+    """Addresses of a home's pages, without a slash at the end, and what Dagster says there."""
 
     dagster: str
     mlflow: str
@@ -46,15 +45,13 @@ class Pages:
         return answer["data"]
 
     def ended(self, run: str) -> tuple[str, str]:
-        """Whole id and final status of a run, found by the beginning of its id or by a tag."""
-        tag, _, value = run.partition("=")
-        chosen = {"tags": [{"key": tag, "value": value}]} if value else {}
+        """Whole id and final status of a run of late, found by the beginning of its id."""
 
         def found() -> tuple[str, str] | None:
-            results = self.ask(RUNS, filter=chosen)["runsOrError"]["results"]
-            fits = [one for one in results if value or one["runId"].startswith(run)]
-            done = [one for one in fits if one["status"] not in UNFINISHED]
-            return (done[0]["runId"], done[0]["status"]) if done else None
+            for one in self.ask(RUNS)["runsOrError"]["results"]:
+                if one["runId"].startswith(run) and one["status"] not in UNFINISHED:
+                    return one["runId"], one["status"]
+            return None
 
         return wait(f"the end of run {run}", found)
 

@@ -30,7 +30,6 @@ PAINTED = """canvas => {
     if (all[i + 3] > 200 && all[i + 2] > all[i] + 60 && all[i + 2] > all[i + 1] + 60) blue++;
   return blue;
 }"""
-
 # The one chart that the search leaves, with all its points.
 ALONE = """points => {
   const plots = document.querySelectorAll('.js-plotly-plot');

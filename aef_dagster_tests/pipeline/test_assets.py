@@ -287,7 +287,7 @@ def test_training_is_refused_on_donors_whose_check_failed(session, run):
         )
     )  # fmt: skip
     result = run("basin_models", partition_key="00901001")
-    assert "leak_free of donors/aef failed" in failure_of(result).error.cause.message
+    assert "leak_free of donors/aef failed" in failure_of(result).user_failure_data.description
 
 
 def test_training_is_refused_on_donors_whose_run_died(session, run):
@@ -295,7 +295,7 @@ def test_training_is_refused_on_donors_whose_run_died(session, run):
         connection.execute("DELETE FROM similarity WHERE space = 'aef'")
     assert not run("donors/aef").success
     result = run("basin_models", partition_key="00901001")
-    assert "materialize it again, before training" in failure_of(result).error.cause.message
+    assert "materialize it again, before training" in failure_of(result).user_failure_data.description
 
 
 def test_partitions_and_config_must_not_differ(session, run):
@@ -303,7 +303,7 @@ def test_partitions_and_config_must_not_differ(session, run):
         "basin_models", partition_key="00901001",
         config={"basin_models": {"basins": ["00901002"]}},
     )  # fmt: skip
-    assert "leave one of them out" in failure_of(result).error.cause.message
+    assert "leave one of them out" in failure_of(result).user_failure_data.description
 
 
 @pytest.mark.slow
@@ -375,7 +375,7 @@ def test_training_before_donors_says_what_to_do(session, run):
         "basin_models", partition_key="00901001",
         config={"basin_models": {"space": "distance"}},
     )  # fmt: skip
-    assert "materialize `donors/distance` first" in failure_of(result).error.cause.message
+    assert "materialize `donors/distance` first" in failure_of(result).user_failure_data.description
 
 
 @pytest.mark.slow

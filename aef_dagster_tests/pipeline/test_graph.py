@@ -156,4 +156,4 @@ def test_without_data_the_page_still_opens_and_basins_says_why(tmp_path):
         asset_selection=[dg.AssetKey("basins")], raise_on_error=False
     )
     (failure,) = [event for event in result.all_events if event.is_step_failure]
-    assert "set AEF_DATA_DIR" in failure.step_failure_data.error.cause.message
+    assert "set AEF_DATA_DIR" in failure.step_failure_data.user_failure_data.description

@@ -16,6 +16,7 @@ from aef_dagster.pipeline.resources import (
     PlatformResource,
     WarehouseResource,
 )
+from aef_dagster.pipeline.telling import told
 from aef_dagster.progress import bar
 
 GROUP = "basins"
@@ -29,6 +30,7 @@ readable_streamflow = dg.AssetCheckSpec(
 
 
 @dg.asset(group_name=GROUP, kinds={"duckdb"}, code_version="1")
+@told
 def basins(
     home: HomeResource, dataset: DatasetResource, warehouse: WarehouseResource
 ) -> dg.MaterializeResult:
@@ -66,6 +68,7 @@ def basins(
     group_name=GROUP, deps=[basins], kinds={"parquet"}, code_version="1",
     check_specs=[readable_forcings],
 )  # fmt: skip
+@told
 def forcings(
     home: HomeResource, dataset: DatasetResource, warehouse: WarehouseResource,
     platform: PlatformResource,
@@ -95,6 +98,7 @@ def forcings(
     group_name=GROUP, deps=[basins], kinds={"parquet"}, code_version="1",
     check_specs=[readable_streamflow],
 )  # fmt: skip
+@told
 def streamflow(home: HomeResource, dataset: DatasetResource, warehouse: WarehouseResource):
     """Daily flow at each gauge, one Parquet a basin.
 
@@ -120,6 +124,7 @@ def streamflow(home: HomeResource, dataset: DatasetResource, warehouse: Warehous
 
 
 @dg.asset(group_name=GROUP, deps=[basins, forcings], kinds={"duckdb"}, code_version="1")
+@told
 def attributes(
     home: HomeResource, dataset: DatasetResource, warehouse: WarehouseResource,
     platform: PlatformResource,

@@ -21,6 +21,7 @@ from aef_dagster.pipeline.resources import (
     PlatformResource,
     WarehouseResource,
 )
+from aef_dagster.pipeline.telling import told
 from aef_dagster.pipeline.versions import frame_version
 from aef_dagster.similarity import drift
 from aef_dagster.storage.tables import donor_frame, marks, require_rows
@@ -33,6 +34,7 @@ SPACE = "aef"
     group_name=EMBEDDINGS, kinds={"duckdb"}, code_version="1",
     deps=[dg.AssetDep("aef_embeddings", partition_mapping=dg.AllPartitionMapping()), "basins"],
 )  # fmt: skip
+@told
 def embedding_stability(
     home: HomeResource, embeddings: EmbeddingsResource, warehouse: WarehouseResource
 ):
@@ -85,6 +87,7 @@ def embedding_stability(
     group_name=SIMILARITY, kinds={"duckdb"}, code_version="1",
     deps=[dg.AssetKey(["donors", SPACE])], automation_condition=when_inputs_change(),
 )  # fmt: skip
+@told
 def donor_drift(
     context: dg.AssetExecutionContext, config: DonorDrift, home: HomeResource,
     warehouse: WarehouseResource, platform: PlatformResource,

@@ -10,6 +10,7 @@ import pandas as pd
 from aef_dagster.pipeline import metadata
 from aef_dagster.pipeline.config import Clustering
 from aef_dagster.pipeline.resources import HomeResource, WarehouseResource
+from aef_dagster.pipeline.telling import told
 from aef_dagster.pipeline.versions import frame_version
 from aef_dagster.similarity.clusters import agreement, choose_clusters
 from aef_dagster.similarity.representations import attribute_matrix
@@ -22,6 +23,7 @@ GROUP = "similarity"
 @dg.asset(
     group_name=GROUP, kinds={"duckdb"}, code_version="1", deps=["basin_embedding", "attributes"]
 )
+@told
 def basin_clusters(config: Clustering, home: HomeResource, warehouse: WarehouseResource):
     """Clusters of like basins: by AlphaEarth vectors, and by climate indices.
 

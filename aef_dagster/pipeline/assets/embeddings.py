@@ -23,6 +23,7 @@ from aef_dagster.pipeline.config import EmbeddingPooling, EmbeddingYears, chosen
 from aef_dagster.pipeline.freshness import freshness_policy, newest_year, newest_year_result
 from aef_dagster.pipeline.partitions import aef_years, asked_partitions
 from aef_dagster.pipeline.resources import EmbeddingsResource, HomeResource, WarehouseResource
+from aef_dagster.pipeline.telling import told
 from aef_dagster.pipeline.versions import frame_version
 from aef_dagster.progress import bar
 from aef_dagster.settings import Settings
@@ -71,6 +72,7 @@ unit_norm = dg.AssetCheckSpec(
     kinds={"duckdb", "alphaearth"}, code_version="2",
     check_specs=[complete_year, coverage, same_edition, like_its_neighbour, newest_year],
 )  # fmt: skip
+@told
 def aef_embeddings(
     context: dg.AssetExecutionContext, config: EmbeddingYears, home: HomeResource,
     embeddings: EmbeddingsResource, warehouse: WarehouseResource,
@@ -136,6 +138,7 @@ def aef_embeddings(
     automation_condition=when_inputs_change(),
     deps=[dg.AssetDep(aef_embeddings, partition_mapping=dg.AllPartitionMapping())],
 )  # fmt: skip
+@told
 def basin_embedding(
     context: dg.AssetExecutionContext, config: EmbeddingPooling, home: HomeResource,
     embeddings: EmbeddingsResource, warehouse: WarehouseResource,

@@ -15,6 +15,7 @@ from aef_dagster.pipeline.resources import (
     WarehouseResource,
 )
 from aef_dagster.pipeline.scores import collect_scores
+from aef_dagster.pipeline.telling import told
 from aef_dagster.pipeline.trust_inputs import with_expectation
 
 GROUP = "evaluation"
@@ -37,6 +38,7 @@ WORST_SHARE_BELOW_0 = 0.25
     group_name=GROUP, kinds={"duckdb"}, code_version="1", check_specs=[scored, skilful],
     deps=[dg.AssetDep("basin_models", partition_mapping=dg.AllPartitionMapping())],
 )  # fmt: skip
+@told
 def basin_scores(
     home: HomeResource, warehouse: WarehouseResource, tracking: TrackingResource,
     platform: PlatformResource,
@@ -108,6 +110,7 @@ def basin_scores(
     group_name=GROUP, kinds={"duckdb"}, code_version="1",
     deps=[dg.AssetDep("regional_models", partition_mapping=dg.AllPartitionMapping())],
 )  # fmt: skip
+@told
 def regional_scores(
     home: HomeResource, warehouse: WarehouseResource, tracking: TrackingResource
 ):  # fmt: skip

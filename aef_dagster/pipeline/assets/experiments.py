@@ -20,6 +20,7 @@ from aef_dagster.pipeline.resources import (
     WarehouseResource,
 )
 from aef_dagster.pipeline.study_inputs import evidence_of, study_basins
+from aef_dagster.pipeline.telling import told
 from aef_dagster.storage.outbox import StudyRecord
 
 GROUP = "experiments"
@@ -54,6 +55,7 @@ def _asset(experiment: Experiment) -> dg.AssetsDefinition:
         "a number, with its interval), tables and pictures in the home's folder `study/`, and its "
         "MLflow run. Grain: one row a measure and comparison.",
     )  # fmt: skip
+    @told
     def read_experiment(
         context: dg.AssetExecutionContext, config: StudyConfig, home: HomeResource,
         warehouse: WarehouseResource, dataset: DatasetResource, tracking: TrackingResource,

@@ -27,6 +27,7 @@ from aef_dagster.pipeline.resources import (
     TrackingResource,
     WarehouseResource,
 )
+from aef_dagster.pipeline.telling import told
 from aef_dagster.settings import Settings
 from aef_dagster.similarity.spaces import SPACES
 
@@ -49,6 +50,7 @@ def build(settings: Settings) -> list:
         deps=["forcings", "streamflow", "attributes", "basin_embedding",
               *(dg.AssetKey(["donors", space]) for space in SPACES)],
     )  # fmt: skip
+    @told
     def basin_models(
         context: dg.AssetExecutionContext, config: TrainingConfig, home: HomeResource,
         warehouse: WarehouseResource, tracking: TrackingResource, platform: PlatformResource,

@@ -26,6 +26,7 @@ from aef_dagster.pipeline.resources import (
     WarehouseResource,
 )
 from aef_dagster.pipeline.study_inputs import plan_regional, study_basins
+from aef_dagster.pipeline.telling import told
 from aef_dagster.pipeline.versions import text_version
 
 GROUP = "models"
@@ -47,6 +48,7 @@ def build() -> list:
         kinds={"pytorch", "mlflow"}, code_version="1", check_specs=[no_leakage],
         deps=["forcings", "streamflow", "attributes", "basin_embedding", "basin_clusters"],
     )  # fmt: skip
+    @told
     def regional_models(
         context: dg.AssetExecutionContext, config: RegionalConfig, home: HomeResource,
         warehouse: WarehouseResource, tracking: TrackingResource, platform: PlatformResource,

@@ -31,6 +31,7 @@ from aef_dagster.pipeline.resources import (
     TrackingResource,
     WarehouseResource,
 )
+from aef_dagster.pipeline.telling import told
 from aef_dagster.storage.bundle import save_bundle
 from aef_dagster.storage.outbox import StudyRecord
 from aef_dagster.storage.registry import (
@@ -55,6 +56,7 @@ ATTRIBUTION = (
     group_name=GROUP, kinds={"html", "mlflow"}, code_version="1",
     deps=[*(dg.AssetKey(name) for name in EXPERIMENTS), "trust"],
 )  # fmt: skip
+@told
 def study_report(
     context: dg.AssetExecutionContext, config: StudyConfig, home: HomeResource,
     warehouse: WarehouseResource, tracking: TrackingResource, platform: PlatformResource,
@@ -140,6 +142,7 @@ CLOSE_ENOUGH = 1e-3  # mm/day
     group_name=GROUP, kinds={"mlflow"}, code_version="1", check_specs=[simulates_as_trained],
     deps=["regional_scores"],
 )  # fmt: skip
+@told
 def study_bundle(
     config: StudyConfig, home: HomeResource, warehouse: WarehouseResource,
     tracking: TrackingResource, platform: PlatformResource,

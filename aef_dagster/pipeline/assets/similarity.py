@@ -17,6 +17,7 @@ from aef_dagster.pipeline.choices import CHOICES, as_last_chosen, choices_of
 from aef_dagster.pipeline.config import AefSimilarity, LearnedSimilarity, RandomSimilarity
 from aef_dagster.pipeline.learned_similarity import learned_similarity
 from aef_dagster.pipeline.resources import HomeResource, WarehouseResource
+from aef_dagster.pipeline.telling import told
 from aef_dagster.pipeline.versions import frame_version
 from aef_dagster.similarity import spaces
 from aef_dagster.similarity.donors import rank_donors, similarity_long
@@ -131,6 +132,7 @@ def _pair(space: str) -> list:
         description=f"How alike basins are in the space `{space}`. {meaning} Static descriptors "
         "only, never flow. Grain: one row a pair of basins.",
     )  # fmt: skip
+    @told
     def similarity(
         context: dg.AssetExecutionContext,
         config: config_class,  # type: ignore[valid-type]
@@ -166,6 +168,7 @@ def _pair(space: str) -> list:
         description=f"For each basin all others, ranked by similarity in the space `{space}`: rank "
         "1 is the first donor. The basin itself is never among them.",
     )  # fmt: skip
+    @told
     def donors(home: HomeResource, warehouse: WarehouseResource):
         home.open()
         store = warehouse.open()

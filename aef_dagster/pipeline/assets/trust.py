@@ -14,6 +14,7 @@ from aef_dagster.experiments.readings_folder import save_reading
 from aef_dagster.pipeline import metadata
 from aef_dagster.pipeline.config import StudyConfig
 from aef_dagster.pipeline.resources import HomeResource, PlatformResource, WarehouseResource
+from aef_dagster.pipeline.telling import told
 from aef_dagster.pipeline.trust_inputs import calibrations
 from aef_dagster.storage.tables import marks
 
@@ -31,6 +32,7 @@ holds = dg.AssetCheckSpec(
     group_name=GROUP, kinds={"duckdb"}, code_version="1", check_specs=[holds],
     deps=["basin_scores", "regional_scores", dg.AssetKey(["similarity", "aef"])],
 )  # fmt: skip
+@told
 def trust(
     config: StudyConfig, home: HomeResource, warehouse: WarehouseResource,
     platform: PlatformResource,
