@@ -13,7 +13,6 @@ from typing import Annotated
 import typer
 
 from aef_dagster import cli_embeddings
-from aef_dagster.basins.dataset import SAMPLE_FORCING
 from aef_dagster.errors import DISK_FULL, UserError, is_disk_full
 
 HELP = """Simulate rivers without a gauge.
@@ -76,6 +75,8 @@ def demo() -> None:
     CAMELS-US. In it embeddings know more of the landscape than attributes do: that advantage is
     planted. `AEF_SAMPLE=null` is the same world without it.
     """
+    from aef_dagster.basins.dataset import SAMPLE_FORCING
+
     started = time.monotonic()
     session = _session(dataset="sample", forcing=SAMPLE_FORCING)
     _print_table(session.prepare(), "what is there now")
@@ -87,50 +88,28 @@ def demo() -> None:
 
 
 @app.command()
-def doctor() -> None:
+def doctor(
+    alert: Annotated[
+        bool, typer.Option("--alert", help="Send a test message by the ways that are set.")
+    ] = False,
+) -> None:
     """Say what is set, what is missing, and exactly where it must go."""
-    from aef_dagster.basins.dataset import open_dataset
-    from aef_dagster.pipeline.resources import build_resources
-    from aef_dagster.settings import load_settings, settings_table
-    from aef_dagster.storage.home import Home
-    from aef_dagster.storage.tracking import masked
+    from aef_dagster.pipeline.doctor import MISSING, examine, try_channels
+    from aef_dagster.settings import load_settings, masked, settings_table
 
     settings = load_settings()
-    found: list[tuple[str, str, str]] = []
-    sample_dir = Home(settings.home).sample
-    try:
-        if settings.dataset == "sample" and settings.forcing == SAMPLE_FORCING:
-            found.append(("sample", "ok", "made up on first use; nothing to download"))
-        else:
-            reader = open_dataset(
-                settings.dataset, data_dir=settings.data_dir, forcing=settings.forcing,
-                sample_dir=sample_dir,
-            )  # fmt: skip
-            for item in reader.layout():
-                found.append((item.what, "ok" if item.found else "MISSING", _place(item)))
-    except UserError as error:
-        found.append(("basins", "MISSING", str(error)))
-    if settings.source == "earth_engine" and not Home(settings.home).polygons.exists():
-        later = "asked once `aef prepare` has read the basins, whose outlines it needs"
-        found.append(("embeddings by earth_engine", "later", later))
-    elif settings.dataset != "sample":
-        try:
-            years = build_resources(settings)["embeddings"].open().years()
-            told = f"years {', '.join(map(str, years))}" if years else "a finished mean"
-            if settings.source == "table":
-                stand_in = "surrogate" in str(settings.embeddings_dir).lower()
-                told += "; a stand-in (surrogate), not AlphaEarth" if stand_in else ""
-                told = f"{settings.embeddings_dir}: {told}"
-            found.append((f"embeddings by {settings.source}", "ok", told))
-        except UserError as error:
-            found.append(("embeddings", "MISSING", str(error)))
-    _print_rows(("what", "state", "where, or what to do"), found, "what the dataset needs")
+    if alert:
+        took = try_channels(settings)
+        print(f"a test message went by {' and '.join(took)}")
+        return
+    found = examine(settings)
+    _print_rows(("what", "state", "where, or what to do"), found, "what these settings need")
     rows = [
         (name, masked(str(getattr(settings, name.removeprefix("AEF_").lower()) or "-")), meaning)
         for name, _default, meaning in settings_table()
     ]
     _print_rows(("setting", "value", "meaning"), rows, "settings in force")
-    missing = [what for what, state, _place in found if state == "MISSING"]
+    missing = [what for what, state, _place in found if state == MISSING]
     if missing:
         print(f"missing: {', '.join(missing)}; see the first table")
         raise typer.Exit(2)
@@ -384,8 +363,10 @@ def dev(
     from aef_dagster.pipeline.servers import serve
 
     session = _session()
+    _ = session.definitions  # what they refuse is told here, not in a log
     session.tracking.setup()
-    session.bury_dead_runs()
+    # The pages must not show dead runs as running: opening the instance marks them.
+    session.instance.dispose()
     runs_page = session.tracking.experiment_url().removeprefix(session.settings.mlflow_url)
     serve(session.settings, session.tracking.uri, dagster_port, mlflow_port, runs_page, host)
 
@@ -411,10 +392,6 @@ def _training_config(**choices):
     except ValidationError as error:
         first = error.errors()[0]
         raise UserError(f"--{first['loc'][0]} {first['input']}: {first['msg'].lower()}") from None
-
-
-def _place(item) -> str:
-    return f"{item.path}" + (f" ({item.hint})" if item.hint else "")
 
 
 def _folded(text: str) -> str:

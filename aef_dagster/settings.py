@@ -79,6 +79,12 @@ def _mail_server(address: str) -> str:
     return address
 
 
+def _page(address: str) -> str:
+    if urlsplit(address).scheme not in ("http", "https"):
+        raise ValueError("write the address of a page, such as http://127.0.0.1:8265")
+    return address
+
+
 def _addresses(text: str) -> str:
     found = [part.strip() for part in text.split(",")]
     # A line break in a header would begin another one.
@@ -200,7 +206,7 @@ class Settings(BaseSettings):
         "AEF_DEVICE=cuda, else 0), and that a run of the pages or the daemon takes of those of its "
         "machine (default: 1).",
     )
-    ray_address: str = Field(
+    ray_address: Annotated[str, AfterValidator(_page)] = Field(
         "http://127.0.0.1:8265", description="Address of the Ray head's dashboard, for `ray`."
     )
     k8s_node_selector: str = Field(
@@ -269,10 +275,11 @@ def load_settings(**overrides) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         name = PREFIX + str(first["loc"][0]).upper()
+        told = first["msg"].removeprefix("Value error, ")
         # A secret, or one in the wrong place, is not always known by its form.
         secret = name.startswith(f"{PREFIX}ALERT_") or "@" in str(first["input"])
         given = "" if secret else "=" + masked(repr(first["input"]))
-        raise UserError(f"{name}{given} cannot be used: {first['msg']}") from None
+        raise UserError(f"{name}{given} cannot be used: {told}") from None
 
 
 def settings_table() -> list[tuple[str, str, str]]:

@@ -7,13 +7,15 @@ Here: writing and reading these files, and the moment that a request gets. Not h
 force (pipeline/scores.py), the checkpoint itself (checkpoints.py).
 """
 
+import fcntl
 import hashlib
 import json
 import logging
 import os
 import time
 import uuid
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,16 +42,7 @@ def add_request(folder: Path, label: dict[str, Any], moment: float) -> None:
     """
     text = json.dumps(label, sort_keys=True)
     folder.mkdir(exist_ok=True)
-    path = folder / _name(text)
-    if not path.exists() or path.read_text(encoding="utf-8", errors="replace") != text:
-        partial = path.with_suffix(f".{uuid.uuid4().hex}")
-        try:
-            with writing(path):
-                partial.write_text(text, encoding="utf-8")
-                partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
-    os.utime(path, (moment, moment))
+    _write_dated(folder / _name(text), text, moment)
 
 
 def read_requests(folder: Path) -> list[dict[str, Any]]:
@@ -75,19 +68,48 @@ def asking_moment(root: Path) -> float:
     """A moment for what is asked for now, later than all before it; seconds since 1970.
 
     That is now, or just after the last one where the clock has gone back since: of two requests the
-    later one is in force. The file `.asked` carries the last moment.
+    later one is in force. The file `.asked` carries the last moment, in its date.
     """
     root = Path(root)
     root.mkdir(parents=True, exist_ok=True)
     mark, last = root / ASKED, 0.0
-    # A home from before there was a mark is looked through, once.
-    for path in [mark] if mark.exists() else root.glob("*/requests/*.json"):
-        with suppress(FileNotFoundError):  # just removed by another process
-            last = max(last, path.stat().st_mtime)
-    moment = max(time.time(), last + 0.001)
-    mark.touch()
-    os.utime(mark, (moment, moment))
+    with _one_at_a_time(root):
+        # A home from before there was a mark is looked through, once.
+        for path in [mark] if mark.exists() else root.glob("*/requests/*.json"):
+            with suppress(FileNotFoundError):  # just removed by another process
+                last = max(last, path.stat().st_mtime)
+        moment = max(time.time(), last + 0.001)
+        _write_dated(mark, "", moment)
     return moment
+
+
+def _write_dated(path: Path, text: str, moment: float) -> None:
+    """Put a new file in the place of what is there, whole or not at all.
+
+    New even where the text is the same: only its owner may date a file, and in a home that a group
+    writes to that is whoever asked first.
+    """
+    partial = path.with_suffix(f".{uuid.uuid4().hex}")
+    try:
+        with writing(path):
+            partial.write_text(text, encoding="utf-8")
+            os.utime(partial, (moment, moment))
+            partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """A block that one process at a time is in; the lock is the folder's, so it needs no owner."""
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        # NFS locks no folders. There, only a clock that went back lets two moments be equal.
+        with suppress(OSError):
+            fcntl.flock(opened, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(opened)
 
 
 def _name(text: str) -> str:

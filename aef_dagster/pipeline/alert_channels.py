@@ -8,11 +8,14 @@ import http.client
 import json
 import logging
 import smtplib
+import socket
 import ssl
+import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from email.message import EmailMessage
 from typing import Any, Protocol
@@ -21,6 +24,8 @@ from urllib.parse import unquote, urlsplit
 from aef_dagster.settings import LOOPBACK, Settings
 
 TIME_LIMIT_S = 10.0
+# Of a whole mail: a server that says a letter every 9 s keeps to the limit above for ever.
+MAIL_LIMIT_S = 15.0
 SMTP_PORTS = {"smtp": 587, "smtps": 465}
 
 
@@ -71,10 +76,11 @@ class Webhook:
     def send(self, summary: Summary) -> None:
         """Tell it; raises `NotSentError`."""
         body = {"text": f"{summary.title}\n{summary.text}", "failure": dict(summary.details)}
-        request = urllib.request.Request(
-            self.address, json.dumps(body).encode(), {"Content-Type": "application/json"}
-        )
+        content = json.dumps(body).encode()
         try:
+            request = urllib.request.Request(
+                self.address, content, {"Content-Type": "application/json"}
+            )
             # A redirection would send the summary to somebody else.
             with urllib.request.build_opener(_Straight).open(request, timeout=TIME_LIMIT_S):
                 return
@@ -85,6 +91,9 @@ class Webhook:
             cause = f"could not be reached: {error.reason}"
         except (OSError, http.client.HTTPException) as error:
             cause = f"did not answer: {type(error).__name__}"
+        except ValueError:
+            # Its words may name letters of the address.
+            cause = "has an address that cannot be used: copy it anew to AEF_ALERT_WEBHOOK"
         raise NotSentError(f"the webhook {cause.replace(self.address, '***')}") from None
 
 
@@ -106,31 +115,37 @@ class Email:
         """Tell it; raises `NotSentError`."""
         parts = urlsplit(self.server)
         user = unquote(parts.username) if parts.username else None
-        message = EmailMessage()
-        message["Subject"] = summary.title
-        # Servers take mail from the account that logs in, or from an address they know.
-        message["From"] = user if user and "@" in user else self.receivers[0]
-        message["To"] = ", ".join(self.receivers)
-        message.set_content(summary.text)
         host, port = str(parts.hostname), parts.port or SMTP_PORTS[parts.scheme]
+        began = time.monotonic()
         try:
+            message = self._message(summary, user)
             server = self._connect(parts.scheme, host, port)
             # Not `with`: it also raises when a mail was taken and only the farewell went wrong.
             with closing(server):
                 if user and self.password:
                     server.login(user, self.password)
                 server.send_message(message)
-        except (OSError, smtplib.SMTPException) as error:
-            cause = _told(error)
+        except (OSError, smtplib.SMTPException, ValueError) as error:
+            late = time.monotonic() - began >= MAIL_LIMIT_S
+            cause = f"it was not done in {MAIL_LIMIT_S:g} s" if late else _told(error)
             if self.password:
                 cause = cause.replace(self.password, "***")
             raise NotSentError(f"the mail server {host}:{port} did not take it: {cause}") from None
 
+    def _message(self, summary: Summary, user: str | None) -> EmailMessage:
+        message = EmailMessage()
+        message["Subject"] = _sendable(summary.title)
+        # Servers take mail from the account that logs in, or from an address they know.
+        message["From"] = user if user and "@" in user else self.receivers[0]
+        message["To"] = ", ".join(self.receivers)
+        message.set_content(_sendable(summary.text))
+        return message
+
     def _connect(self, scheme: str, host: str, port: int) -> smtplib.SMTP:
         context = ssl.create_default_context()
         if scheme == "smtps":
-            return smtplib.SMTP_SSL(host, port, timeout=TIME_LIMIT_S, context=context)
-        server = smtplib.SMTP(host, port, timeout=TIME_LIMIT_S)
+            return _BoundedTls(host, port, timeout=TIME_LIMIT_S, context=context)
+        server = _Bounded(host, port, timeout=TIME_LIMIT_S)
         try:
             server.ehlo()
             if server.has_extn("starttls"):
@@ -142,6 +157,41 @@ class Email:
             server.close()
             raise
         return server
+
+
+class _Bounded(smtplib.SMTP):
+    """A conversation that is hung up `MAIL_LIMIT_S` after it began.
+
+    Finding the server's address by its name is not in the limit: nothing can end that.
+    """
+
+    def __init__(self, *args, **options):
+        self._ended = threading.Event()
+        threading.Thread(target=self._hang_up, daemon=True).start()
+        try:
+            super().__init__(*args, **options)
+        except BaseException:
+            self._ended.set()
+            raise
+
+    def close(self):
+        self._ended.set()
+        super().close()
+
+    def _hang_up(self) -> None:
+        wait_s = MAIL_LIMIT_S
+        # More than once: while TLS begins, the connection is for a moment no attribute.
+        while not self._ended.wait(wait_s):
+            connection = self.sock
+            if connection is not None:
+                with suppress(OSError):
+                    # The plain socket's own: that of TLS may not be called beside a read.
+                    socket.socket.shutdown(connection, socket.SHUT_RDWR)
+            wait_s = 0.5
+
+
+class _BoundedTls(_Bounded, smtplib.SMTP_SSL):
+    """The same, with TLS from the first word."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +223,15 @@ def open_channels(settings: Settings) -> list[Channel]:
     return channels
 
 
+def _sendable(text: str) -> str:
+    """Without halves of letters, such as Python makes of a file's name that is not UTF-8."""
+    return text.encode(errors="replace").decode()
+
+
 def _told(error: Exception) -> str:
+    if isinstance(error, UnicodeError):
+        # Its own words name letters of the password.
+        return "user, password and addresses may have ASCII letters only"
     if isinstance(error, smtplib.SMTPResponseException):
         said = error.smtp_error
         text = said.decode(errors="replace") if isinstance(said, bytes) else said

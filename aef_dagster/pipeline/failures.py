@@ -17,6 +17,7 @@ from dagster._core.scheduler.instigation import InstigatorTick, InstigatorType
 from dagster._utils.error import SerializableErrorInfo
 
 from aef_dagster.pipeline.alert_channels import Summary
+from aef_dagster.pipeline.liveness import is_launched
 from aef_dagster.settings import Settings, masked
 
 # Errors whose sentence says what to mend; any other is a bug.
@@ -26,6 +27,7 @@ LONGEST_SENTENCE = 600
 MOST_NAMES = 10
 MOST_REASONS = 8
 _HEADLINE = re.compile(r"\d+ of \d+ \w+ failed")
+_DIED = re.compile(r"Step \S+ failed health check: (.*)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,10 @@ def sentence_of(event: dg.DagsterEvent) -> Reason:
     data = event.step_failure_data
     if data.user_failure_data is not None and data.user_failure_data.description:
         return Reason(data.user_failure_data.description)
-    return error_in_words(data.error)
+    reason = error_in_words(data.error)
+    # A step on another machine that died: no bug of ours, and the executor says what to do.
+    died = _DIED.match(reason.sentence)
+    return Reason(died[1]) if died else reason
 
 
 def error_in_words(error: SerializableErrorInfo | None) -> Reason:
@@ -104,7 +109,7 @@ def run_failed(instance: dg.DagsterInstance, record: dg.RunRecord, settings: Set
     """
     run = record.dagster_run
     facts = _facts(instance, run.run_id)
-    link = f"{settings.dagster_url}/runs/{run.run_id}"
+    link = _page(settings, f"runs/{run.run_id}")
     by, again = _started_by(run)
     lasted = _duration(record)
     lines = [f"{_where(settings)}. Started by {by}{lasted}.", *_asked(run)]
@@ -129,7 +134,7 @@ def run_failed(instance: dg.DagsterInstance, record: dg.RunRecord, settings: Set
             "ended": record.end_time,
             "failed": [
                 {"asset": step.asset, "names": list(reason.names),
-                 "reason": masked(_short(reason.sentence)), "mendable": reason.mendable}
+                 "reason": _short(reason.sentence), "mendable": reason.mendable}
                 for step in facts.failed for reason in step.reasons
             ],
             "kept": {asset: sorted(keys) for asset, keys in facts.made.items()},
@@ -139,10 +144,10 @@ def run_failed(instance: dg.DagsterInstance, record: dg.RunRecord, settings: Set
 
 def tick_failed(tick: InstigatorTick, settings: Settings) -> Summary:
     """What a person should know of a schedule or sensor that failed."""
-    kind = "schedule" if tick.instigator_type == InstigatorType.SCHEDULE else "sensor"
+    kind = _kind(tick)
     reason = error_in_words(tick.error)
     at = datetime.fromtimestamp(tick.timestamp, UTC)
-    link = f"{settings.dagster_url}/automation"
+    link = _page(settings, "automation")
     mend = "mend what the sentence names" if reason.mendable else _BUG
     lines = [
         f"{_where(settings)}. At {at:%Y-%m-%d %H:%M} UTC.",
@@ -165,8 +170,24 @@ def tick_failed(tick: InstigatorTick, settings: Settings) -> Summary:
             "link": link,
             "dataset": settings.dataset,
             "began": tick.timestamp,
-            "failed": [{"reason": masked(_short(reason.sentence)), "mendable": reason.mendable}],
+            "failed": [{"reason": _short(reason.sentence), "mendable": reason.mendable}],
         },
+    )
+
+
+def without_words(found: dg.RunRecord | InstigatorTick, settings: Settings) -> Summary:
+    """That something failed, and where to look; for what the platform could not put in words."""
+    if isinstance(found, InstigatorTick):
+        kind, name, link = _kind(found), found.instigator_name, _page(settings, "automation")
+        details = {"kind": kind, "name": name}
+    else:
+        kind, name = "run", found.dagster_run.run_id
+        link = _page(settings, f"runs/{name}")
+        details = {"kind": kind, "run_id": name}
+    return Summary(
+        title=f"aef: the {kind} {name} failed",
+        text=f"Why could not be put in words: please report it.\n\nThe page: {link}",
+        details={**details, "link": link, "dataset": settings.dataset},
     )
 
 
@@ -176,11 +197,12 @@ _EVENTS = {
     dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED,
     dg.DagsterEventType.ASSET_MATERIALIZATION,
     dg.DagsterEventType.RUN_FAILURE,
+    dg.DagsterEventType.ENGINE_EVENT,
 }
 
 
 def _facts(instance: dg.DagsterInstance, run_id: str) -> RunFacts:
-    facts = RunFacts()
+    facts, early = RunFacts(), list[Reason]()
     for record in instance.get_records_for_run(run_id, of_type=_EVENTS).records:
         event = record.event_log_entry.dagster_event
         if event is None:
@@ -193,8 +215,13 @@ def _facts(instance: dg.DagsterInstance, run_id: str) -> RunFacts:
             facts.planned.add(key)
         elif kind == dg.DagsterEventType.ASSET_MATERIALIZATION:
             facts.made[key] |= {event.partition} if event.partition else set()
+        elif kind == dg.DagsterEventType.ENGINE_EVENT:
+            error = event.engine_event_data.error
+            early = [error_in_words(error)] if error else early
         else:
             facts.ending = event.message or ""
+    if early and not facts.failed:  # such as an executor that cannot be started
+        facts.failed.append(FailedStep("before the first step", "failed", tuple(early)))
     return facts
 
 
@@ -231,7 +258,9 @@ def _kept_lines(facts: RunFacts) -> list[str]:
         amount = f"{len(keys)} {unit} ({_some(sorted(keys))})" if keys else "made anew"
         lines.append(f"- {asset}: {amount}")
     waiting = sorted(facts.planned - set(facts.made) - failed)
-    if waiting:
+    if waiting and not facts.failed:
+        lines.append(f"- of {_some(waiting)}: as it was before; of models, their last states")
+    elif waiting:
         lines.append(f"- as it was before, since this run did not come to it: {_some(waiting)}")
     return lines or ["- all that was there before; this run finished nothing"]
 
@@ -260,7 +289,7 @@ def _title(facts: RunFacts) -> str:
 def _started_by(run: dg.DagsterRun) -> tuple[str, str]:
     """Who asked for the run, and how to ask again."""
     page = "re-execute the run on its page"
-    if "aef/command" in run.tags:
+    if "aef/command" in run.tags and not is_launched(run):
         return "an aef command", "run the same command again"
     for tag, kind in (
         ("dagster/backfill", "the backfill"),
@@ -277,7 +306,8 @@ def _asked(run: dg.DagsterRun) -> list[str]:
     parts = []
     first = run.tags.get("dagster/asset_partition_range_start")
     if first:
-        parts.append(f"{first} to {run.tags.get('dagster/asset_partition_range_end')}")
+        last = run.tags.get("dagster/asset_partition_range_end")
+        parts.append(first if first == last else f"{first} to {last}")
     if "dagster/partition" in run.tags:
         parts.append(run.tags["dagster/partition"])
     config: Mapping[str, Any] = run.run_config or {}
@@ -287,6 +317,14 @@ def _asked(run: dg.DagsterRun) -> list[str]:
                 shown = _some([str(item) for item in value]) if isinstance(value, list) else value
                 parts.append(f"{name} {shown}")
     return [f"Asked for: {'; '.join(parts)}."] if parts else []
+
+
+def _kind(tick: InstigatorTick) -> str:
+    return "schedule" if tick.instigator_type == InstigatorType.SCHEDULE else "sensor"
+
+
+def _page(settings: Settings, path: str) -> str:
+    return f"{settings.dagster_url.rstrip('/')}/{path}"
 
 
 def _where(settings: Settings) -> str:
@@ -308,7 +346,8 @@ def _some(names: Iterable[str]) -> str:
 
 
 def _short(sentence: str) -> str:
-    sentence = " ".join(sentence.split())
+    # Before the cut: half a password looks like none.
+    sentence = masked(" ".join(sentence.split()))
     if len(sentence) <= LONGEST_SENTENCE:
         return sentence
     return sentence[:LONGEST_SENTENCE] + " ... (whole on the page)"

@@ -87,25 +87,32 @@ def stored_evaluation(
 ) -> dg.AssetCheckEvaluation | None:
     """The check by the history alone, without opening the warehouse; None if nothing was fetched.
 
-    Whether a year is made up stands in the metadata that it was fetched with.
+    By which route a year came, and whether it is made up, stands in the metadata that it was
+    fetched with. Years of other routes count no more here than in the asset's own check.
     """
-    keys = sorted(instance.get_materialized_partitions(EMBEDDINGS))
+    keys = instance.get_materialized_partitions(EMBEDDINGS)
     if not keys:
         return None
-    events = instance.fetch_materializations(
-        dg.AssetRecordsFilter(EMBEDDINGS, asset_partitions=[keys[-1]]), limit=1
-    ).records
-    told = events[0].asset_materialization if events else None
-    marks = [told.metadata.get(name) for name in ("sample", "surrogate")] if told else []
+    found = [(int(key), _fetched_with(instance, key)) for key in keys]
+    of_route = {year: told for year, told in found if told.get("route") == route}
+    newest = of_route[max(of_route)] if of_route else {}
     passed, metadata = newest_year_result(
-        map(int, keys), today, made_up=any(mark is not None and mark.value for mark in marks),
-        route=route,
-    )  # fmt: skip
+        of_route, today, made_up=bool(newest.get("sample") or newest.get("surrogate")), route=route
+    )
     return dg.AssetCheckEvaluation(
         asset_key=EMBEDDINGS, check_name=newest_year.name, passed=passed,
         severity=dg.AssetCheckSeverity.WARN,
         metadata={name: dg.MetadataValue.text(text) for name, text in metadata.items()},
     )  # fmt: skip
+
+
+def _fetched_with(instance: dg.DagsterInstance, key: str) -> dict[str, object]:
+    """Metadata of the last time that a year was fetched."""
+    events = instance.fetch_materializations(
+        dg.AssetRecordsFilter(EMBEDDINGS, asset_partitions=[key]), limit=1
+    ).records
+    told = events[0].asset_materialization if events else None
+    return {name: value.value for name, value in told.metadata.items()} if told else {}
 
 
 def watch_sensor(settings: Settings) -> dg.SensorDefinition:

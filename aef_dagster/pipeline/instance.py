@@ -7,6 +7,7 @@ Not here: runs that the UI or the daemon start.
 
 import logging
 import os
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,17 +30,23 @@ _OWN_FOLDER = "var/dagster"
 _HEADER = "# Rendered by aef from the checkout's dagster.yaml, again at each command."
 
 
+def missing_variables(settings: Settings) -> list[str]:
+    """Variables that say where Dagster's database is, and are not set."""
+    template = Path(__file__).parents[1] / TEMPLATES[settings.dagster_storage]
+    storage = yaml.safe_load(template.read_text())["storage"]
+    database = storage.get("postgres", {}).get("postgres_db", {})
+    asked = [value["env"] for value in database.values() if isinstance(value, dict)]
+    return [name for name in asked if name not in os.environ]
+
+
 def render_instance(settings: Settings) -> Path:
     """Write `dagster.yaml` of this home, with absolute paths; returns the DAGSTER_HOME folder."""
     folder = settings.home / "dagster"
     folder.mkdir(parents=True, exist_ok=True)
     template = Path(__file__).parents[1] / TEMPLATES[settings.dagster_storage]
     text = template.read_text().replace(_OWN_FOLDER, str(folder))
-    parsed = yaml.safe_load(text)  # a home whose name breaks the file should fail here
-    database = parsed["storage"].get("postgres", {}).get("postgres_db", {})
-    asked = [value["env"] for value in database.values() if isinstance(value, dict)]
-    missing = [name for name in asked if name not in os.environ]
-    if missing:
+    yaml.safe_load(text)  # a home whose name breaks the file should fail here
+    if missing := missing_variables(settings):
         raise UserError(
             f"AEF_DAGSTER_STORAGE=postgres needs {', '.join(missing)} in the environment; see "
             "deploy/README.md"
@@ -101,7 +108,9 @@ def open_pools(instance: dg.DagsterInstance, settings: Settings) -> None:
 
     `training` has a slot a device, and follows when their number changes. What was set is noted in
     the instance, so that a limit that a person set by hand is known by being another: it stays,
-    until it is set back to the number noted.
+    until it is set back to the number noted. Noted too are the machine that set it, and whether
+    AEF_TRAINING_SLOTS said so: a machine that only counts its devices lowers nothing of another's,
+    and changes nothing that another was told.
     """
     storage, notes = instance.event_log_storage, instance.daemon_cursor_storage
     limits = {limit.name: limit for limit in storage.get_pool_limits()}
@@ -109,11 +118,20 @@ def open_pools(instance: dg.DagsterInstance, settings: Settings) -> None:
         if pool != TRAINING and pool not in limits:
             storage.initialize_concurrency_limit_to_default(pool)
     now, slots = limits.get(TRAINING), training_slots(settings)
-    noted = notes.get_cursor_values({SLOTS_NOTE}).get(SLOTS_NOTE)
-    of_a_person = now is not None and not now.from_default and str(now.limit) != noted
-    if not of_a_person and (now is None or now.from_default or now.limit != slots):
+    told, here = settings.training_slots is not None, socket.gethostname()
+    # One value, "4 gauge1 told": of two, Dagster drops the one that is new beside one that is not.
+    noted = notes.get_cursor_values({SLOTS_NOTE}).get(SLOTS_NOTE, "")
+    number, host, how = [*noted.split(), "", "", ""][:3]
+    if now is not None and not now.from_default:
+        of_a_person = str(now.limit) != number
+        of_another = host != here and not told and (how == "told" or slots < now.limit)
+        if of_a_person or of_another:
+            return
+    note = f"{slots} {here} {'told' if told else 'counted'}"
+    if now is None or now.from_default or now.limit != slots:
         storage.set_concurrency_slots(TRAINING, slots)
-        notes.set_cursor_values({SLOTS_NOTE: str(slots)})
+    if note != noted:
+        notes.set_cursor_values({SLOTS_NOTE: note})
 
 
 def training_slots(settings: Settings) -> int:
@@ -129,8 +147,12 @@ def bury_dead_runs(instance: dg.DagsterInstance) -> None:
     """Mark runs whose process was killed: where no daemon looks, they would run for ever."""
     for run in instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED])):
         cause = cause_of_death(instance, run)
-        if cause is not None:
-            instance.report_run_failed(run, cause)
+        if cause is None:
+            continue
+        # It may have ended, as it should, while its process was looked for.
+        now = instance.get_run_by_id(run.run_id)
+        if now is not None and now.status == dg.DagsterRunStatus.STARTED:
+            instance.report_run_failed(now, cause)
 
 
 def quiet_dagster() -> None:

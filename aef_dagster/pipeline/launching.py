@@ -8,25 +8,20 @@ Here: the launcher, named by dagster.yaml. Not here: how a dead run is told from
 (liveness.py).
 """
 
-from collections.abc import Mapping
-from typing import Any, Self
-
 import dagster as dg
-from dagster._core.launcher import CheckRunHealthResult, DefaultRunLauncher, WorkerStatus
-from dagster._serdes import ConfigurableClassData
+from dagster._core.launcher import CheckRunHealthResult, LaunchRunContext, WorkerStatus
 
-from aef_dagster.pipeline.liveness import cause_of_death
+from aef_dagster.pipeline.liveness import cause_of_death, launcher_tags
 
 
-class WatchedRunLauncher(DefaultRunLauncher):
+class WatchedRunLauncher(dg.DefaultRunLauncher):
     """Starts runs as processes of the code server, and looks after them."""
 
-    @classmethod
-    def from_config_value(
-        cls, inst_data: ConfigurableClassData, config_value: Mapping[str, Any]
-    ) -> Self:
-        """As Dagster makes it from dagster.yaml."""
-        return cls(inst_data=inst_data)
+    def launch_run(self, context: LaunchRunContext) -> None:
+        """Start a run, with this machine in its tags."""
+        # Before it starts: afterwards it may be asked for at once.
+        self._instance.add_run_tags(context.dagster_run.run_id, launcher_tags())
+        super().launch_run(context)
 
     @property
     def supports_check_run_worker_health(self) -> bool:

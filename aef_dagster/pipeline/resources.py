@@ -15,7 +15,7 @@ import dagster as dg
 
 from aef_dagster.basins.dataset import open_dataset, sample_folder
 from aef_dagster.embeddings.sources import EmbeddingSource, SourceSettings, open_source
-from aef_dagster.pipeline.liveness import PID_TAG
+from aef_dagster.pipeline.liveness import PID_TAG, is_launched
 from aef_dagster.settings import Settings
 from aef_dagster.storage.home import Home
 from aef_dagster.storage.tracking import Tracking, masked
@@ -130,7 +130,8 @@ class PlatformResource(dg.ConfigurableResource):
         A run out of the queue has a slot of the pool `training`, which is one step's share. A
         command has no slot.
         """
-        return None if run.tags.get(PID_TAG) == str(os.getpid()) else self.step_gpus
+        own = run.tags.get(PID_TAG) == str(os.getpid()) and not is_launched(run)
+        return None if own else self.step_gpus
 
 
 def world_of(dataset: str, sample: str, forcing: str) -> dict[str, str]:

@@ -6,6 +6,7 @@ Not here: servers for more than one person or machine (deploy/).
 """
 
 import errno
+import fcntl
 import ipaddress
 import logging
 import os
@@ -16,11 +17,14 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 from urllib.parse import urlsplit
 
 from aef_dagster.errors import UserError
-from aef_dagster.settings import Settings, masked
+from aef_dagster.settings import PREFIX, Settings, masked
 
 logger = logging.getLogger("aef_dagster")
 
@@ -56,9 +60,19 @@ def serve(
     Raises
     ------
     UserError
-        A port is taken, the address is not of this machine, or a server did not start or died by
-        itself.
+        The pages of this home are open already, a port is taken, the address is not of this
+        machine, or a server did not start or died by itself.
     """
+    logs = settings.home / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    with _only_one(settings.home, logs / ".dev.lock") as lock:
+        _serve(settings, tracking_uri, dagster_port, mlflow_port, runs_page, host, logs, lock)
+
+
+def _serve(
+    settings: Settings, tracking_uri: str, dagster_port: int, mlflow_port: int, runs_page: str,
+    host: str, logs: Path, lock: IO[str],
+) -> None:  # fmt: skip
     own_mlflow = not tracking_uri.startswith("http")  # else a server of its own is running
     seen_at = _seen_at(host)
     if not is_loopback(host):
@@ -71,17 +85,13 @@ def serve(
         addresses["MLflow"] = f"http://{seen_at}:{mlflow_port}"
         _require_free(host, mlflow_port, "mlflow")
     environment = os.environ | {
-        # Links that assets write must lead to the pages of this command.
-        "AEF_DAGSTER_URL": addresses["Dagster"],
-        "AEF_MLFLOW_URL": addresses["MLflow"],
+        **_links(settings, addresses["Dagster"], addresses["MLflow"]),
         "MLFLOW_DISABLE_TELEMETRY": "true",
         # Not an argument: an address may hold a password, and arguments are for all to see.
         "MLFLOW_BACKEND_STORE_URI": tracking_uri,
         # Job execution would add seven processes that nothing here uses.
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     }
-    logs = settings.home / "logs"
-    logs.mkdir(parents=True, exist_ok=True)
     stopped = _stop_on_signals()
     processes: dict[str, subprocess.Popen] = {}
     try:
@@ -91,8 +101,11 @@ def serve(
             with (logs / f"{name.lower()}.log").open("ab") as log:
                 processes[name] = subprocess.Popen(
                     command, cwd=REPOSITORY, env=environment, stdout=log, stderr=log,
-                    stdin=subprocess.DEVNULL, start_new_session=True,
+                    stdin=subprocess.DEVNULL, start_new_session=True, pass_fds=(lock.fileno(),),
                 )  # fmt: skip
+        pids = ", ".join(f"{name} {process.pid}" for name, process in processes.items())
+        lock.write(f"aef dev {os.getpid()}, {pids}")
+        lock.flush()
         print(f"starting; logs are in {logs}", flush=True)
         pages = {"Dagster": "/server_info", "MLflow": "/health"}
         for name, page in pages.items():
@@ -150,6 +163,13 @@ def warn_of_open_passwords(settings: Settings) -> None:
         )
 
 
+def _links(settings: Settings, dagster: str, mlflow: str) -> dict[str, str]:
+    """Where links lead that assets and alerts write: as set, else to the pages of this command."""
+    links = {"dagster_url": dagster, "mlflow_url": mlflow}
+    as_set = settings.model_dump(exclude_defaults=True)
+    return {f"{PREFIX}{name.upper()}": as_set.get(name, page) for name, page in links.items()}
+
+
 def _seen_at(host: str) -> str:
     """The address that this machine reaches a listening address by."""
     try:
@@ -176,6 +196,23 @@ def _commands(
     return {"Dagster": dagster, "MLflow": mlflow}
 
 
+@contextmanager
+def _only_one(home: Path, path: Path) -> Iterator[IO[str]]:
+    """A lock on the pages of a home, which its servers hold too: two daemons would quarrel."""
+    with path.open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.seek(0)
+            holders = lock.read().strip() or "starting just now"
+            raise UserError(
+                f"the pages of {home} are open already ({holders}, by process number): use them, "
+                "or end these processes first"
+            ) from None
+        lock.truncate(0)
+        yield lock
+
+
 def _require_free(host: str, port: int, name: str) -> None:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -185,7 +222,8 @@ def _require_free(host: str, port: int, name: str) -> None:
             if error.errno == errno.EADDRNOTAVAIL:
                 raise UserError(f"--host {host}: this machine has no such address") from None
             raise UserError(
-                f"port {port} is taken by another program; choose one with --{name}-port"
+                f"port {port} is taken by another program; choose one with --{name}-port, unless "
+                "it is an `aef dev` of yours, which you may want to end"
             ) from None
 
 
@@ -215,8 +253,8 @@ def _require_alive(processes: dict[str, subprocess.Popen], logs: Path) -> None:
     for name, process in processes.items():
         if process.poll() is not None:
             raise UserError(
-                f"{name} ended by itself with exit code {process.returncode}; "
-                f"see {logs / (name.lower() + '.log')}"
+                f"{name} ended by itself, or a part of it was killed; the end of "
+                f"{logs / (name.lower() + '.log')} says why. Start this again"
             )
 
 

@@ -83,7 +83,7 @@ class Session:
 
     @cached_property
     def instance(self) -> dg.DagsterInstance:
-        """The home's Dagster instance."""
+        """The home's Dagster instance; opening it marks dead runs and gives pools their slots."""
         instance = dg.DagsterInstance.get()
         bury_dead_runs(instance)
         open_pools(instance, self.settings)
@@ -280,10 +280,6 @@ class Session:
             if gauge_id not in self.basins:
                 raise unknown_basin(gauge_id, self.basins)
         return padded
-
-    def bury_dead_runs(self) -> None:
-        """Mark runs that died with the machine, before the pages show them as running."""
-        bury_dead_runs(self.instance)
 
     def _require_dataset(self) -> None:
         """Refuse settings without data before the home is bound to them."""

@@ -1,7 +1,7 @@
 """The sentence of a failed asset, first on its page.
 
-Dagster wraps what an asset raises, and shows a stack trace before the cause. A `dg.Failure` is shown
-by its own words.
+Dagster wraps what an asset raises, and shows a stack trace before the cause. A `dg.Failure` is
+shown by its own words.
 
 Not here: sentences for the terminal (cli.py), and messages to people who do not look
 (failures.py).

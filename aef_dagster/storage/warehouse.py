@@ -7,6 +7,7 @@ draw while it holds a connection.
 Here: opening, schema, slices in and frames out. Not here: what the tables mean (storage/schema.py).
 """
 
+import errno
 import logging
 import os
 import random
@@ -31,6 +32,8 @@ PATIENCE_S = 60.0
 _NO_FILES = re.compile(r'No files found that match the pattern "(.*?)"')
 _LOCK_MESSAGE = re.compile(r"[Cc]onflicting lock is held in (.*?\(PID \d+\))")
 _NOT_OPENED = re.compile(r'Cannot open (?:file|database) "[^"]*".*?: ((?:Permission|Read-only).*)')
+# What disks without hard links say: exFAT, SMB, some of FUSE.
+_NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 # One process may not mix read-only and read-write connections to a file: take turns.
 _one_at_a_time = threading.RLock()
 
@@ -176,8 +179,16 @@ class Warehouse:
             unfinished.unlink(missing_ok=True)
             duckdb.connect(str(unfinished)).close()
             # Not a rename: the file of another process that was faster must stay.
-            with suppress(FileExistsError):
+            try:
                 os.link(unfinished, self.path)
+            except FileExistsError:
+                pass
+            except OSError as error:
+                if error.errno not in _NO_HARD_LINKS:
+                    raise
+                # The moment between the two steps is all that such a disk allows.
+                if not self.path.exists():
+                    unfinished.rename(self.path)
         except (duckdb.Error, OSError) as error:
             if is_disk_full(error):
                 raise UserError(f"{self.path} could not be written: {DISK_FULL}") from None

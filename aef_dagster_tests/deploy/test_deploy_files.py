@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -181,3 +182,16 @@ def test_the_image_copies_only_what_its_context_has():
             copied |= {part for part in line.split()[1:-1] if not part.startswith("--")}
     assert copied == allowed
     assert all((REPOSITORY / name).exists() for name in copied)
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="no systemd-analyze here")
+def test_the_service_is_one(tmp_path):
+    text = (DEPLOY / "aef-dev.service").read_text()
+    program = Path(sys.executable).with_name("aef")
+    unit = tmp_path / "aef-dev.service"
+    unit.write_text(text.replace("/srv/aef_dagster/.venv/bin/aef", str(program)))
+    told = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True)
+    assert "aef-dev.service" not in told.stderr, told.stderr
+    unit.write_text(unit.read_text().replace("Restart=on-failure", "Restart=sometimes"))
+    told = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True)
+    assert "sometimes" in told.stderr, "this test can fail"

@@ -56,8 +56,8 @@ def test_the_program_is_named_and_its_end_awaited(tmp_path, hold, kind):
     assert "close it there and run this again" in str(caught.value)
 
     patient = Warehouse(store.path, patience_s=60)
-    threading.Timer(0.7, holder.stdin.close).start()
     started = time.monotonic()
+    threading.Timer(0.7, holder.stdin.close).start()
     with patient.write() as connection:
         connection.execute("INSERT INTO basins (gauge_id) VALUES ('01022500')")
     assert 0.6 <= time.monotonic() - started < 30

@@ -10,11 +10,24 @@ from aef_dagster_tests.faults.live import MODELS
 
 pytestmark = [pytest.mark.fault, pytest.mark.server, pytest.mark.timeout(600)]
 
+RESET = """mutation($selector: ScheduleSelector!) { resetSchedule(scheduleSelector: $selector)
+  { __typename ... on ScheduleStateResult { scheduleState { status } } } }"""
 # Not neighbours: a run each, and the pool has one slot.
 TARGETS = ["00901005", "00903005"]
 
 
-def test_a_new_daemon_goes_on_with_backfill_and_schedule(live):
+@pytest.fixture
+def scheduled(live):
+    """The servers with the schedule of new years on, each minute, for this test only."""
+    live.ask(START, selector=SCHEDULE)
+    yield live
+    told = live.ask(RESET, selector=SCHEDULE)["resetSchedule"]
+    assert told["scheduleState"]["status"] == "STOPPED", told
+
+
+def test_a_new_daemon_goes_on_with_backfill_and_schedule(scheduled):
+    live = scheduled
+
     def ticks():
         state = live.ask(TICKS, selector=SCHEDULE)["scheduleOrError"]["scheduleState"]
         return sorted(tick["timestamp"] for tick in state["ticks"])
@@ -23,11 +36,11 @@ def test_a_new_daemon_goes_on_with_backfill_and_schedule(live):
         of_backfill = live.instance.get_runs(dg.RunsFilter(tags={"dagster/backfill": backfill}))
         return [run for run in of_backfill if run.status.value in statuses]
 
-    live.ask(START, selector=SCHEDULE)
+    # First: a tick can be a minute away, and the runs of the backfill take less.
+    before = live.wait("a tick", ticks)
     backfill = live.ask(
         LAUNCH, params={"assetSelection": [{"path": MODELS.path}], "partitionNames": TARGETS}
     )["launchPartitionBackfill"]["backfillId"]
-    before = live.wait("a tick", ticks)
     live.wait("a run to train and one to wait", lambda: runs("STARTED") and runs("QUEUED"))
     live.kill("daemon")
     killed = time.monotonic()

@@ -9,9 +9,8 @@ import time
 
 import dagster as dg
 import pytest
-from dagster._core.storage.tags import GRPC_INFO_TAG
 
-from aef_dagster.pipeline.liveness import cause_of_death
+from aef_dagster.pipeline.liveness import GRPC_INFO_TAG, cause_of_death
 from aef_dagster_tests.deploy.postgres import free_port
 from aef_dagster_tests.deploy.processes import program
 

@@ -49,7 +49,7 @@ def test_a_command_told_to_end_keeps_what_is_finished_and_goes_on(home):
         assert materialized() == set(TARGETS)
         assert told_to_mlflow(home) == (TARGETS, 0)
         print(f"FIGURES ended_s={ended_s:.1f} kept={len(kept)}")
-        assert ended_s < 30
+        assert ended_s < 90
     finally:
         instance.dispose()
         if command.poll() is None:

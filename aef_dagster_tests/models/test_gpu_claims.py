@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-import threading
+from contextlib import suppress
 
 import psutil
 import pytest
@@ -44,10 +44,23 @@ class Other:
 
     def end(self):
         for process in (self.process, self.worker):
-            process.kill()
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
             process.wait()
         self.process.stdin.close()
         self.process.stdout.close()
+
+
+class EndsWhenHeard(logging.Handler):
+    """Ends another process as soon as somebody is said to wait."""
+
+    def __init__(self, other):
+        super().__init__()
+        self.other = other
+
+    def emit(self, record):
+        if "waiting for a GPU" in record.getMessage():
+            self.other.end()
 
 
 @pytest.fixture
@@ -60,8 +73,7 @@ def others(tmp_path):
 
     yield start
     for other in started:
-        if other.worker.is_running() or other.process.poll() is None:
-            other.end()
+        other.end()
 
 
 def names(claims):
@@ -95,14 +107,16 @@ def test_where_all_are_taken_it_says_so_and_waits(others, tmp_path, caplog, monk
     monkeypatch.setattr(gpu_claims, "SECONDS_BETWEEN_TRIES", 0.05)
     all_of_them = others(0)
     assert all_of_them.has == ["0", "1", "2"]
-    ending = threading.Timer(0.5, all_of_them.end)
-    ending.start()
-    with (
-        caplog.at_level(logging.WARNING, "aef_dagster"),
-        claimed(GPUS, 1, tmp_path) as claims,
-    ):
-        assert names(claims) == ["0"]
-    ending.join()
+    heard = EndsWhenHeard(all_of_them)
+    gpu_claims.logger.addHandler(heard)
+    try:
+        with (
+            caplog.at_level(logging.WARNING, "aef_dagster"),
+            claimed(GPUS, 1, tmp_path) as claims,
+        ):
+            assert names(claims) == ["0"]
+    finally:
+        gpu_claims.logger.removeHandler(heard)
     assert [record.message for record in caplog.records] == [
         "waiting for a GPU: other trainings on this machine have all 3",
         "training on GPU 0",

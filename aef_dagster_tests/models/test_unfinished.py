@@ -1,3 +1,4 @@
+import json
 import logging
 import os
 import subprocess
@@ -94,6 +95,15 @@ def test_a_damaged_file_is_told_and_passed_over(tmp_path, caplog, damage):
     assert "trained from the beginning" in caplog.text
     file.write(state(3.0))
     assert file.read() is not None
+
+
+def test_a_state_of_a_version_without_checksums_is_gone_on_with(tmp_path):
+    from safetensors.numpy import save_file
+
+    file, before = UnfinishedFile(tmp_path, "abc", 0), state(2.0)
+    file.write(before)
+    save_file(before.arrays, only_file(tmp_path), metadata={"record": json.dumps(before.record)})
+    assert file.read().arrays["weights.b"][0, 0] == 2.0
 
 
 WRITER = """

@@ -8,6 +8,7 @@ import json
 import socketserver
 import ssl
 import threading
+import time
 from contextlib import contextmanager
 from email import message_from_bytes
 from email.policy import default
@@ -58,6 +59,8 @@ class Post(socketserver.ThreadingTCPServer):
         self.certificate, self.ssl_at_once, self.password = certificate, ssl_at_once, password
         self.mails: list = []
         self.logins: list[str] = []
+        # The first word of the answer that it never ends, a letter at a time.
+        self.dawdles_at: str | None = None
         self.port = self.server_address[1]
 
     def handle_error(self, *_):  # a client that does not trust the certificate hangs up
@@ -105,6 +108,9 @@ class _Conversation(socketserver.StreamRequestHandler):
         self._say("250 ok")
 
     def _say(self, *lines):
+        while lines[0].split()[0] == self.server.dawdles_at:
+            self.wfile.write(b"2")
+            time.sleep(0.05)
         self.wfile.write("".join(f"{line}\r\n" for line in lines).encode())
 
     def _encrypt(self):

@@ -4,6 +4,7 @@ evaluates it."""
 import json
 import logging
 import socket
+import threading
 import time
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from dagster._utils.error import serializable_error_info_from_exc_info
 from aef_dagster.errors import UserError
 from aef_dagster.pipeline import alert_channels
 from aef_dagster.pipeline.alert_channels import Email, NotSentError, Summary, Webhook, open_channels
-from aef_dagster.pipeline.alerts import NAME
+from aef_dagster.pipeline.alerts import FORGET_AFTER_S, NAME, tell
 from aef_dagster.pipeline.build import build_defs
 from aef_dagster.settings import load_settings
 from aef_dagster_tests.pipeline.listeners import mail_server, webhook, write_certificate
@@ -156,6 +157,65 @@ def test_a_dead_webhook_holds_up_no_mail_and_misses_nothing(session, run, hook):
     assert [mail["Subject"] for mail in post.mails] == [text.split("\n")[0] for text in texts]
 
 
+class NewYears:
+    """The schedule that asks for new years, whose ticks a test writes down as the daemon does."""
+
+    def __init__(self, instance, error):
+        self.instance, self.error = instance, error
+        location = ManagedGrpcPythonEnvCodeLocationOrigin(
+            LoadableTargetOrigin(module_name="aef_dagster.definitions")
+        )
+        origin = RemoteInstigatorOrigin(
+            RemoteRepositoryOrigin(location, "__repository__"), "new_aef_years"
+        )
+        self.origin, self.selector = origin.get_id(), origin.get_selector().get_id()
+        instance.add_instigator_state(
+            InstigatorState(
+                origin, InstigatorType.SCHEDULE, InstigatorStatus.RUNNING,
+                ScheduleInstigatorData("0 6 * * 1"),
+            )
+        )  # fmt: skip
+
+    def tick(self, moment, in_a_row):
+        """A tick that failed, with its number in the row; 0: one that had nothing to do."""
+        self.instance.create_tick(
+            TickData(
+                self.origin, "new_aef_years", InstigatorType.SCHEDULE,
+                TickStatus.FAILURE if in_a_row else TickStatus.SKIPPED, moment,
+                error=self.error if in_a_row else None, selector_id=self.selector,
+                consecutive_failure_count=in_a_row,
+            )
+        )  # fmt: skip
+
+
+@pytest.fixture
+def new_years(instance):
+    try:
+        raise UserError("the tables are away")
+    except UserError as error:
+        told = serializable_error_info_from_exc_info((type(error), error, error.__traceback__))
+    return NewYears(instance, told)
+
+
+class Telling:
+    """Ticks of the sensor, with channels of the test's own making."""
+
+    def __init__(self, instance, *channels):
+        self.instance, self.channels, self.cursor = instance, channels, None
+        self.tick()
+
+    def tick(self) -> str:
+        with dg.build_sensor_context(instance=self.instance, cursor=self.cursor) as context:
+            told, self.cursor = tell(context, self.channels, load_settings())
+        return told
+
+
+def failed_run(instance, config=None) -> str:
+    run = instance.add_run(dg.DagsterRun("training", run_config=config or {}))
+    instance.report_run_failed(run, "the process that ran it is gone")
+    return run.run_id
+
+
 def test_a_schedule_that_fails_is_told_once_in_a_row(session, hook):
     watch = Watch(session, alert_webhook=hook.address)
     watch.tick()
@@ -174,31 +234,106 @@ def test_a_schedule_that_fails_is_told_once_in_a_row(session, hook):
     ):
         schedule.evaluate_tick(context)
     error = serializable_error_info_from_exc_info((raised.type, raised.value, raised.tb))
-    location = ManagedGrpcPythonEnvCodeLocationOrigin(
-        LoadableTargetOrigin(module_name="aef_dagster.definitions")
-    )
-    origin = RemoteInstigatorOrigin(
-        RemoteRepositoryOrigin(location, "__repository__"), "new_aef_years"
-    )
-    selector = origin.get_selector().get_id()
-    instance.add_instigator_state(
-        InstigatorState(
-            origin, InstigatorType.SCHEDULE, InstigatorStatus.RUNNING,
-            ScheduleInstigatorData("0 6 * * 1"),
-        )
-    )  # fmt: skip
-    for number, moment in enumerate((since + 60, since + 120)):
-        instance.create_tick(
-            TickData(
-                origin.get_id(), "new_aef_years", InstigatorType.SCHEDULE, TickStatus.FAILURE,
-                moment, error=error, selector_id=selector, consecutive_failure_count=number + 1,
-            )
-        )  # fmt: skip
+    ticks = NewYears(instance, error)
+    ticks.tick(since + 60, 1)
+    ticks.tick(since + 120, 2)
     assert watch.tick() == "webhook: told of 1 failure"
     assert watch.tick() == "nothing failed"
     (message,) = hook.told
     assert message["text"].startswith("aef: the schedule new_aef_years failed\n")
     assert str(tables) in message["text"] and "no run was started" in message["text"]
+
+
+def test_a_channel_dead_for_many_ticks_is_told_of_the_schedule_and_only_once(
+    instance, new_years, hook
+):
+    telling = Telling(instance, Webhook(hook.address))
+    since = time.time()
+    hook.status = 503
+    for number in range(1, 31):
+        new_years.tick(since + number, number)
+        if number % 10 == 0:
+            telling.tick()
+    hook.status = 200
+    assert telling.tick() == "webhook: told of 1 failure"
+    new_years.tick(since + 31, 31)
+    assert telling.tick() == "nothing failed"
+    # It worked, then failed for longer than is read at once, with nobody looking.
+    new_years.tick(since + 40, 0)
+    for number in range(1, 31):
+        new_years.tick(since + 40 + number, number)
+    assert telling.tick() == "webhook: told of 1 failure"
+    assert telling.tick() == "nothing failed"
+
+
+def test_a_failure_too_old_to_be_told_does_not_hide_that_it_goes_on(instance, new_years, hook):
+    telling = Telling(instance, Webhook(hook.address))
+    run, _since, ticks, told = json.loads(telling.cursor)["webhook"]
+    now = time.time()
+    telling.cursor = json.dumps({"webhook": [run, now - 2 * FORGET_AFTER_S, ticks, told]})
+    new_years.tick(now - 1.5 * FORGET_AFTER_S, 1)
+    assert telling.tick() == "nothing failed"
+    new_years.tick(now - 0.5 * FORGET_AFTER_S, 2)
+    assert telling.tick() == "webhook: told of 1 failure"
+
+
+def test_what_goes_wrong_at_one_channel_stays_there(instance, hook):
+    """Of a kind that nobody thought of: this server's scheme, which the settings refuse."""
+    odd = Email("gopher://mail.example.org", ("a@b.org",), "Eddy7secret")
+    telling = Telling(instance, odd, Webhook(hook.address))
+    places = json.loads(telling.cursor)
+    failed_run(instance)
+    assert telling.tick() == (
+        "e-mail: unexpected KeyError; tried again at the next tick; webhook: told of 1 failure"
+    )
+    after = json.loads(telling.cursor)
+    assert after["e-mail"] == places["e-mail"] and after["webhook"] != places["webhook"]
+    assert telling.tick() == "e-mail: unexpected KeyError; tried again at the next tick"
+    assert len(hook.told) == 1
+
+
+def test_a_run_whose_records_make_no_sense_is_told_all_the_same(instance, hook):
+    telling = Telling(instance, Webhook(hook.address))
+    # A Launchpad page with the name of an asset and nothing below it.
+    run_id = failed_run(instance, {"ops": {"basin_models": None}})
+    assert telling.tick() == "webhook: told of 1 failure"
+    (message,) = hook.told
+    assert message["text"].startswith(f"aef: the run {run_id} failed\n")
+    assert message["failure"]["link"].endswith(f"/runs/{run_id}")
+
+
+def test_no_half_of_a_password_is_told_where_a_sentence_is_cut(instance, hook):
+    telling = Telling(instance, Webhook(hook.address))
+    address = "postgresql://dagster:Brook7secret@history.example.org/dagster"
+    # The 600 letters of a sentence end within the password.
+    sentence = "x" * (600 - address.index("7secret") - 1) + " " + address
+    run = instance.add_run(dg.DagsterRun("training"))
+    instance.report_run_failed(run, sentence)
+    telling.tick()
+    (message,) = hook.told
+    assert "postgresql://dagster:***" in message["text"]
+    assert "Brook" not in json.dumps(message)
+
+
+def test_letters_that_a_channel_cannot_carry_are_one_sentence():
+    password = "Bäche7secret"
+    with mail_server(password=password) as post:
+        mail = Email(f"smtp://lea@127.0.0.1:{post.port}", ("a@b.org",), password)
+        with pytest.raises(NotSentError, match="may have ASCII letters only") as refused:
+            mail.send(SUMMARY)
+    assert "ä" not in str(refused.value) and "secret" not in str(refused.value)
+    hook = Webhook(f"http://127.0.0.1:9/services/{password}")
+    with pytest.raises(NotSentError, match="copy it anew to AEF_ALERT_WEBHOOK") as refused:
+        hook.send(SUMMARY)
+    assert "ä" not in str(refused.value) and "secret" not in str(refused.value)
+
+
+def test_a_name_of_a_file_that_is_no_text_keeps_no_mail_back():
+    with mail_server() as post:
+        Email(f"smtp://127.0.0.1:{post.port}", ("a@b.org",), None).send(
+            Summary("aef: run 1 failed: \udce9", "caf\udce9.csv is damaged", {})
+        )
+    assert post.mails[0].get_content().strip() == "caf?.csv is damaged"
 
 
 def test_it_is_on_only_where_somebody_is_to_be_told_and_else_logs(session, run, caplog):
@@ -297,6 +432,33 @@ def test_a_channel_that_never_answers_costs_a_bounded_time(monkeypatch):
         with pytest.raises(NotSentError, match="did not take it: .*timed out"):
             Email(f"smtp://{where}", ("a@b.org",), None).send(SUMMARY)
     assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize("way", ["plain", "STARTTLS", "TLS at once"])
+@pytest.mark.parametrize("answer", ["220", "235"])
+def test_a_mail_server_that_never_ends_an_answer_costs_a_bounded_time(
+    way, answer, tmp_path, monkeypatch
+):
+    """A letter now and then keeps to the limit of each read, for ever."""
+    monkeypatch.setattr(alert_channels, "MAIL_LIMIT_S", 0.8)
+    certificate = None
+    if way != "plain":
+        certificate = tmp_path / "server.pem"
+        write_certificate(certificate)
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    at_once, scheme = way == "TLS at once", "smtps" if way == "TLS at once" else "smtp"
+    with mail_server(certificate, ssl_at_once=at_once, password="Eddy7secret") as post:
+        post.dawdles_at = answer
+        mail = Email(f"{scheme}://lea@localhost:{post.port}", ("a@b.org",), "Eddy7secret")
+        threads, began = threading.active_count(), time.monotonic()
+        with pytest.raises(NotSentError, match=r"it was not done in 0\.8 s"):
+            mail.send(SUMMARY)
+        assert time.monotonic() - began < 5
+        assert post.mails == []
+        deadline = time.monotonic() + 5
+        while threading.active_count() > threads and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert threading.active_count() <= threads
 
 
 @pytest.fixture

@@ -295,7 +295,9 @@ def test_training_is_refused_on_donors_whose_run_died(session, run):
         connection.execute("DELETE FROM similarity WHERE space = 'aef'")
     assert not run("donors/aef").success
     result = run("basin_models", partition_key="00901001")
-    assert "materialize it again, before training" in failure_of(result).user_failure_data.description
+    assert (
+        "materialize it again, before training" in failure_of(result).user_failure_data.description
+    )
 
 
 def test_partitions_and_config_must_not_differ(session, run):

@@ -12,7 +12,7 @@ from aef_dagster.models.training import usable_cores
 from aef_dagster.pipeline.build import build_defs, steps_that_train
 from aef_dagster.pipeline.executors import choose_executor
 from aef_dagster.pipeline.executors.share import Share
-from aef_dagster.pipeline.instance import open_pools, training_slots
+from aef_dagster.pipeline.instance import SLOTS_NOTE, open_pools, training_slots
 from aef_dagster.pipeline.liveness import PID_TAG
 from aef_dagster.pipeline.resources import build_resources
 from aef_dagster.settings import load_settings
@@ -90,6 +90,40 @@ def test_slots_follow_the_devices_until_a_person_says_otherwise(instance, tmp_pa
     assert start(5) == 3
     instance.event_log_storage.set_concurrency_slots("training", 2)  # back to what was noted
     assert start(5) == 5
+
+
+def test_machines_that_share_an_instance_lower_nothing_of_each_other(
+    instance, tmp_path, monkeypatch
+):
+    notes = instance.daemon_cursor_storage
+
+    def start(gpus, told=None):
+        monkeypatch.setattr("aef_dagster.pipeline.instance.count_devices", lambda: gpus)
+        open_pools(instance, load_settings(home=tmp_path, training_slots=told))
+        return slots(instance)["training"]
+
+    def go_to_another_machine():
+        number, _, how = notes.get_cursor_values({SLOTS_NOTE})[SLOTS_NOTE].split()
+        notes.set_cursor_values({SLOTS_NOTE: f"{number} elsewhere {how}"})
+
+    assert start(gpus=2) == 2
+    go_to_another_machine()
+    assert start(gpus=4) == 4
+    assert start(gpus=3) == 3  # its own, fewer now
+    go_to_another_machine()
+    assert start(gpus=0) == 3
+    assert start(gpus=0, told=2) == 2
+    go_to_another_machine()
+    assert start(gpus=4) == 2  # told there
+    assert start(gpus=4, told=1) == 1
+    assert start(gpus=4) == 4  # no longer told
+
+
+def test_a_note_from_before_machines_were_noted_is_read(instance, tmp_path):
+    instance.event_log_storage.set_concurrency_slots("training", 1)
+    instance.daemon_cursor_storage.set_cursor_values({SLOTS_NOTE: "1"})
+    open_pools(instance, load_settings(home=tmp_path, training_slots=2))
+    assert slots(instance)["training"] == 2
 
 
 def test_a_limit_that_only_the_queue_gave_follows_too(instance, tmp_path):

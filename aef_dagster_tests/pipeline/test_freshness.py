@@ -15,7 +15,7 @@ from aef_dagster.pipeline.build import build_defs
 from aef_dagster.pipeline.freshness import due_year, newest_year_result, stored_evaluation
 from aef_dagster.settings import load_settings
 
-REAL = {"sample": False, "surrogate": False}
+REAL = {"route": "cog", "sample": False, "surrogate": False}
 
 
 def fetched(instance, *years, **marks):
@@ -50,7 +50,7 @@ def test_the_warning_says_which_year_and_what_to_do_on_this_route():
 
 def test_the_sample_never_warns_and_an_empty_home_says_nothing(instance):
     assert stored_evaluation(instance, date(2040, 1, 1), "cog") is None
-    fetched(instance, 2017, 2018, sample=True, surrogate=False)
+    fetched(instance, 2017, 2018, route="cog", sample=True, surrogate=False)
     found = stored_evaluation(instance, date(2040, 1, 1), "cog")
     assert found.passed and "made-up" in found.metadata["told"].value
 
@@ -64,8 +64,22 @@ def test_an_old_year_fetched_again_does_not_hide_that_the_new_one_is_missing(ins
     assert stored_evaluation(instance, date(2026, 7, 1), "cog").passed
 
 
+def test_years_of_another_route_hide_nothing(instance):
+    """The asset's own check counts rows of the active route; a year fetched anew has new rows."""
+    fetched(instance, 2024)
+    fetched(instance, 2025, route="table", sample=False, surrogate=True)
+    day = date(2026, 7, 1)
+    missing = stored_evaluation(instance, day, "cog")
+    assert not missing.passed and missing.metadata["newest"].value == "2024"
+    assert stored_evaluation(instance, day, "earth_engine").metadata["told"].value == (
+        "nothing is stored yet"
+    )
+    fetched(instance, 2025)
+    assert stored_evaluation(instance, day, "cog").passed
+
+
 def test_the_daily_sensor_writes_the_check_where_the_page_shows_it(instance, tmp_path):
-    definitions = build_defs(load_settings(home=tmp_path / "var"))
+    definitions = build_defs(load_settings(home=tmp_path / "var", source="cog"))
     sensor = definitions.get_repository_def().get_sensor_def("watch_newest_year")
     key = dg.AssetCheckKey(EMBEDDINGS, "newest_year")
 

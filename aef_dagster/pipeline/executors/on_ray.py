@@ -9,7 +9,9 @@ import os
 import sys
 import time
 from collections.abc import Collection, Iterator
+from http import HTTPStatus
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 from dagster._core.execution.retries import RetryMode
@@ -22,6 +24,7 @@ from dagster._core.executor.step_delegating import (
 )
 from dagster_ray.core.executor import RayStepHandler
 from pydantic import SecretStr
+from ray.exceptions import AuthenticationError, RayError
 from ray.job_submission import JobSubmissionClient
 
 from aef_dagster.errors import UserError
@@ -32,6 +35,9 @@ from aef_dagster.settings import PREFIX, Settings, masked
 SECONDS_BETWEEN_CHECKS = 5
 # A head that stutters must not fail a step that trains on.
 PATIENCE_S = 60.0
+# Ray's client would wait for ever on a head that hangs, and the run, cancelled or not, with it.
+# Submitting starts an agent on the node first, which takes longer than a question.
+QUESTION_S, ORDER_S = 10.0, 60.0
 # Tells a step which settings its node must have: without one, it would quietly use the default.
 NEEDS = "RAY_STEP_NEEDS"
 # Where Dagster's database is. Its password is not sent: what is sent, Ray shows on its page.
@@ -83,6 +89,28 @@ def ray_executor(
     return on_ray
 
 
+def reach(address: str) -> JobSubmissionClient:
+    """A client of the Ray head at an address.
+
+    Raises
+    ------
+    UserError
+        None answers there, or it wants a token.
+    """
+    try:
+        return _Client(address)
+    except AuthenticationError:
+        raise UserError(
+            f"the Ray head at {masked(address)} wants a token: set RAY_AUTH_MODE=token and "
+            "RAY_AUTH_TOKEN, as where it was started, for this process too"
+        ) from None
+    except (OSError, RuntimeError) as error:
+        raise UserError(
+            f"no Ray head answers at AEF_RAY_ADDRESS={masked(address)}: start one (`ray start "
+            f"--head`), or mend the address ({_first_line(error)})"
+        ) from None
+
+
 class StepsOnRay(StepHandler):
     """dagster-ray's way to run a step, once for steps that train and once for the others.
 
@@ -108,14 +136,9 @@ class StepsOnRay(StepHandler):
     ):
         super().__init__()
         self._address, self._training = settings.ray_address, frozenset(training)
-        self._patience_s, self._silent_since = patience_s, 0.0
-        try:
-            client = JobSubmissionClient(self._address)
-        except (OSError, RuntimeError) as error:
-            raise UserError(
-                f"no Ray head answers at AEF_RAY_ADDRESS={masked(self._address)}: start one "
-                f"(`ray start --head`), or mend the address ({_first_line(error)})"
-            ) from None
+        self._patience_s = patience_s
+        self._silent_since: dict[str, float] = {}
+        client = reach(self._address)
         self._trains, self._others = (_handler(client, settings, s) for s in (share, Share()))
 
     @property
@@ -128,25 +151,35 @@ class StepsOnRay(StepHandler):
         yield from self._of(context).launch_step(context)
 
     def terminate_step(self, context: StepHandlerContext) -> Iterator[dg.DagsterEvent]:
-        """Stop the step, with all processes that it started."""
-        yield from self._of(context).terminate_step(context)
+        """Stop the step, with all processes that it started; a head that is gone is told."""
+        try:
+            yield from self._of(context).terminate_step(context)
+        except (OSError, RuntimeError, RayError) as error:
+            context.get_step_context(_step(context)).log.warning(
+                "its Ray job could not be stopped (%s): if it still runs, stop it on Ray's page",
+                _first_line(error),
+            )
 
     def check_step_health(self, context: StepHandlerContext) -> CheckStepHealthResult:
-        """Whether the step's Ray job lives; if not, why in a sentence."""
+        """Whether the step's Ray job lives; if not, it is stopped, and a sentence says why."""
+        step = _step(context)
         try:
             health = self._of(context).check_step_health(context)
-        except OSError:  # of the system, or of the library that asks
-            self._silent_since = self._silent_since or time.monotonic()
-            silent_s = time.monotonic() - self._silent_since
+        except (OSError, RayError) as error:  # no answer, none of use, or a token refused
+            since = self._silent_since.setdefault(step, time.monotonic())
+            silent_s = time.monotonic() - since
             if silent_s < self._patience_s:
                 return CheckStepHealthResult.healthy()
+            self._stop(context)
             return CheckStepHealthResult.unhealthy(
-                f"the Ray head at {masked(self._address)} has not answered for {silent_s:.0f} s; "
-                "what was finished is kept: start Ray, and launch this again for the rest"
+                f"the Ray head at {masked(self._address)} has told nothing of its job for "
+                f"{silent_s:.0f} s ({_first_line(error)}); what was finished is kept: mend or "
+                "start Ray, and launch this again for the rest"
             )
-        self._silent_since = 0.0
+        self._silent_since.pop(step, None)
         if health.is_healthy:
             return health
+        self._stop(context)
         # Before `Message:` stand the names of job and step, which the page shows anyway.
         reason = str(health.unhealthy_reason).rpartition("Message: ")[2]
         return CheckStepHealthResult.unhealthy(
@@ -154,9 +187,29 @@ class StepsOnRay(StepHandler):
             "again for the rest. Where nobody killed it, see the memory of its node on Ray's page"
         )
 
+    def _stop(self, context: StepHandlerContext) -> None:
+        """A step that is given up must not train on unseen. Its events log themselves."""
+        for _event in self.terminate_step(context):
+            pass
+
     def _of(self, context: StepHandlerContext) -> RayStepHandler:
-        (step,) = context.execute_step_args.step_keys_to_execute or ("",)
-        return self._trains if step in self._training else self._others
+        return self._trains if _step(context) in self._training else self._others
+
+
+class _Client(JobSubmissionClient):
+    """Ray's client, which waits for a time only, and for which no status means a dead job.
+
+    dagster-ray takes the error that Ray's client makes of any status but 200 for a job that is not
+    there, also where the head is only starting (503) or stumbles (500).
+    """
+
+    def _do_request(self, method: str, endpoint: str, **more: Any) -> Any:
+        question = method == "GET"
+        timeout_s = QUESTION_S if question else ORDER_S
+        answer = super()._do_request(method, endpoint, timeout=timeout_s, **more)
+        if question and answer.status_code != HTTPStatus.OK:
+            raise ConnectionError(f"it answers with status {answer.status_code}")
+        return answer
 
 
 def environment(settings: Settings, share: Share) -> dict[str, str]:
@@ -193,6 +246,11 @@ def _handler(client: JobSubmissionClient, settings: Settings, share: Share) -> R
     )
 
 
+def _step(context: StepHandlerContext) -> str:
+    (step,) = context.execute_step_args.step_keys_to_execute or ("",)
+    return step
+
+
 def _first_line(told: object) -> str:
-    lines = str(told).strip().splitlines()
+    lines = masked(str(told)).strip().splitlines()
     return lines[0].rstrip(".") if lines else "no reason given"
