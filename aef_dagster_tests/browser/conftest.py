@@ -38,7 +38,7 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def environment(tmp_path_factory):
     """Settings of the home: the schedule, which is off, would ask each minute."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("AEF_")}
@@ -46,7 +46,7 @@ def environment(tmp_path_factory):
     return clean | {"AEF_HOME": str(home), "AEF_NEW_YEARS_CRON": "* * * * *"}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def pages(environment):
     """The pages of a prepared home; ends the servers after."""
     if CHROMIUM is None:
@@ -75,7 +75,7 @@ def pages(environment):
     assert alive == [], "Ctrl-C must end every process"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser():
     """A started Chromium."""
     if CHROMIUM is None:
@@ -88,7 +88,7 @@ def browser():
         started.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def page(browser, pages):
     """A window for all tests, in which MLflow's assistant stays closed."""
     opened = browser.new_page(viewport={"width": 1500, "height": 900})
@@ -101,7 +101,7 @@ def page(browser, pages):
     opened.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def materialize(page, pages):
     """Clicks Materialize on the page of an asset, or of one basin; the run's id and status.
 

@@ -43,7 +43,8 @@ def copied(prepared: Path, target: Path) -> Home:
 
 def environment(home: Home, **more: str) -> dict[str, str]:
     """Variables of a process that works in a home."""
-    return os.environ | {
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("AEF_")}
+    return clean | {
         "AEF_HOME": str(home.root), "DAGSTER_HOME": str(home.root / "dagster"), **more,
     }  # fmt: skip
 

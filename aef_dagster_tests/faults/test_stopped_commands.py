@@ -42,7 +42,8 @@ def test_a_command_told_to_end_keeps_what_is_finished_and_goes_on(home):
         whole = len(finished(home))
         assert len(kept) <= whole < len(TARGETS)
         basins, running = told_to_mlflow(home)
-        assert kept <= set(basins) and running == 0
+        # What was just being told is left running, and ended by the next that sends.
+        assert kept <= set(basins) and running <= 1
 
         again = ended(start_training(home, TARGETS))
         assert f"{whole} models reused" in again
