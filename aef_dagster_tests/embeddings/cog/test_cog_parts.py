@@ -120,13 +120,13 @@ def test_neighbouring_ranges_become_one():
     assert joined([(0, long), (long, long + 5)]) == [(0, long), (long, long + 5)]
 
 
-def pixels(low, high):
+def positions(low, high):
     """Positions to a millionth: of a corner at 1e-265 GEOS makes a cut twice too large."""
     return st.floats(low, high).map(lambda value: round(value, 6))
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.tuples(pixels(-3, 13), pixels(-3, 11)), min_size=3, max_size=9))
+@given(st.lists(st.tuples(positions(-3, 13), positions(-3, 11)), min_size=3, max_size=9))
 def test_shares_are_the_areas_that_geos_cuts(points):
     shape = shapely.make_valid(shapely.Polygon(points))
     # Polygons of whatever it became; lines have no area.
