@@ -6,6 +6,7 @@ import time
 
 import dagster as dg
 import pytest
+from safetensors import safe_open
 
 from aef_dagster_tests.faults.conftest import BASINS
 from aef_dagster_tests.faults.live import (
@@ -17,6 +18,9 @@ from aef_dagster_tests.faults.live import (
     workers,
 )
 
+# Seconds to let a stopped worker run, and updates of 300 that leave it enough to be killed at.
+AWAKE_S, EARLY = 0.3, 150
+
 pytestmark = [pytest.mark.fault, pytest.mark.server, pytest.mark.timeout(600)]
 
 
@@ -27,20 +31,31 @@ def test_a_killed_run_fails_and_a_repeat_goes_on(live, asked_twice):
     wait("the first model", lambda: set(finished(home)) - set(before))
     states = home.checkpoints / ".unfinished"
 
-    def kept_state():
-        """Let the seconds pass after which a state is due, and see whether it comes."""
+    def early_state():
+        """Let the seconds pass after which a state is due; true once one is kept early enough.
+
+        Leaves the worker stopped then: it would train on until it sees that nobody listens, and a
+        model nearly done would be done, its state gone.
+        """
         worker.send_signal(signal.SIGSTOP)
         time.sleep(KEEP_EVERY_S)
         worker.send_signal(signal.SIGCONT)
         awake = time.monotonic()
-        while not (found := list(states.glob("*.safetensors"))) and time.monotonic() < awake + 1:
+        while time.monotonic() < awake + AWAKE_S:
+            if any(states.glob("*.safetensors")):
+                worker.send_signal(signal.SIGSTOP)
+                if any(updates_made(path) <= EARLY for path in states.glob("*.safetensors")):
+                    return True
+                worker.send_signal(signal.SIGCONT)
             time.sleep(0.01)
-        return found
+        return False
 
     # None comes where it was stopped between two models: then once more, within the next.
-    wait("a kept state", kept_state)
+    wait("a kept state", early_state)
     killed = time.monotonic()
-    worker.parent().kill()
+    run = worker.parent()
+    run.kill()
+    worker.send_signal(signal.SIGCONT)
     worker.wait(timeout=20)
     worker_s = time.monotonic() - killed
     live.wait_status(run_id, "FAILURE")
@@ -60,6 +75,12 @@ def test_a_killed_run_fails_and_a_repeat_goes_on(live, asked_twice):
     assert told_to_mlflow(home)[1] == 0
     print(f"FIGURES worker_s={worker_s:.1f} failed_s={failed_s:.1f} next_started_s={next_s:.1f}")
     assert failed_s < 90
+
+
+def updates_made(state):
+    """Updates after which a state was kept."""
+    with safe_open(state, framework="np") as opened:
+        return json.loads(opened.metadata()["record"])["update"]
 
 
 def test_a_run_that_is_told_to_end_keeps_what_is_finished(live):
