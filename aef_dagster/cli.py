@@ -1,6 +1,7 @@
 """The `aef` command: the main jobs without knowing Dagster; every run shows in its UI afterwards.
 
-Here: arguments, words and tables for a person. Not here: what is done (pipeline/session.py).
+Here: arguments, words and tables for a person, of the commands that make, ask and show. Not here:
+keeping a home (cli_home.py), embeddings (cli_embeddings.py), what is done (pipeline/session.py).
 Heavy modules are imported inside the commands, so that `aef --help` answers at once.
 """
 
@@ -12,7 +13,16 @@ from typing import Annotated
 
 import typer
 
-from aef_dagster import cli_embeddings
+from aef_dagster import cli_embeddings, cli_home
+from aef_dagster.cli_shared import (
+    escaped,
+    folded,
+    number,
+    open_session,
+    print_rows,
+    print_table,
+    stderr,
+)
 from aef_dagster.errors import DISK_FULL, UserError, is_disk_full
 
 HELP = """Simulate rivers without a gauge.
@@ -30,10 +40,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )  # fmt: skip
 app.add_typer(cli_embeddings.app, name="embeddings")
+app.add_typer(cli_home.app)
 
 DEMO_STUDY = "demo"
-# Columns of a table are kept whole up to this width; longer ones are folded.
-LONGEST_WHOLE = 28
 STOPPED = 130
 
 
@@ -58,12 +67,12 @@ def main() -> None:
         _refuse(f"{what} could not be written: {DISK_FULL}" if what else DISK_FULL)
     except SystemExit as ending:
         if ending.code == STOPPED:  # typer's own answer to Ctrl-C says nothing
-            _stderr().print("stopped; what is finished is kept, and the same command goes on")
+            stderr().print("stopped; what is finished is kept, and the same command goes on")
         raise
 
 
 def _refuse(told: str) -> None:
-    _stderr().print(f"[bold red]error:[/] {_escaped(told)}", highlight=False)
+    stderr().print(f"[bold red]error:[/] {escaped(told)}", highlight=False)
     sys.exit(2)
 
 
@@ -78,8 +87,8 @@ def demo() -> None:
     from aef_dagster.basins.dataset import SAMPLE_FORCING
 
     started = time.monotonic()
-    session = _session(dataset="sample", forcing=SAMPLE_FORCING)
-    _print_table(session.prepare(), "what is there now")
+    session = open_session(dataset="sample", forcing=SAMPLE_FORCING)
+    print_table(session.prepare(), "what is there now")
     scores = session.train(session.basins, _training_config(study=DEMO_STUDY))
     _print_scores(scores)
     found = _study(session, None, [])
@@ -103,12 +112,12 @@ def doctor(
         print(f"a test message went by {' and '.join(took)}")
         return
     found = examine(settings)
-    _print_rows(("what", "state", "where, or what to do"), found, "what these settings need")
+    print_rows(("what", "state", "where, or what to do"), found, "what these settings need")
     rows = [
         (name, masked(str(getattr(settings, name.removeprefix("AEF_").lower()) or "-")), meaning)
         for name, _default, meaning in settings_table()
     ]
-    _print_rows(("setting", "value", "meaning"), rows, "settings in force")
+    print_rows(("setting", "value", "meaning"), rows, "settings in force")
     missing = [what for what, state, _place in found if state == MISSING]
     if missing:
         print(f"missing: {', '.join(missing)}; see the first table")
@@ -123,8 +132,8 @@ def prepare() -> None:
     Run it again whenever files change: what is unchanged stays as it is.
     """
     started = time.monotonic()
-    session = _session()
-    _print_table(session.prepare(), "what is there now")
+    session = open_session()
+    print_table(session.prepare(), "what is there now")
     _print_addresses(session, time.monotonic() - started)
 
 
@@ -178,7 +187,7 @@ def train(
     `--space attributes --representation attributes27`.
     """
     started = time.monotonic()
-    session = _session()
+    session = open_session()
     config = _training_config(
         space=space, k=k, representation=representation, recipe=recipe, budget=budget,
         seeds=seeds, workers=workers,
@@ -213,7 +222,7 @@ def study(
     under study/SIZE/index.html.
     """
     started = time.monotonic()
-    session = _session(existing=True)
+    session = open_session(existing=True)
     found = _study(session, size, only or [])
     seconds = time.monotonic() - started
     _print_study_places(found)
@@ -233,16 +242,16 @@ def _study(session, size: str | None, only: list[str]):
     from aef_dagster.pipeline.config import DEFAULT_SIZE
 
     chosen = size_named(size or DEFAULT_SIZE[session.settings.dataset])
-    found = session.study(chosen, only, lambda words: _stderr().print(f"[bold]study:[/] {words}"))
+    found = session.study(chosen, only, lambda words: stderr().print(f"[bold]study:[/] {words}"))
     made = ", ".join(found.marks) or "published data"
     print(f"{chosen.told} Data: {made}.")
     for reading in found.readings:
         print(f"\n{reading.title}")
         for finding in reading.findings:
-            print(_folded(f"- {finding}"))
+            print(folded(f"- {finding}"))
         for check in reading.checks:
             if not check.passed:
-                print(_folded(f"! {check.name}: {check.told}"))
+                print(folded(f"! {check.name}: {check.told}"))
     return found
 
 
@@ -265,82 +274,16 @@ def simulate(
     """
     from aef_dagster.pipeline.simulations import newest_simulation, write_simulation
 
-    session = _session(existing=True)
+    session = open_session(existing=True)
     (gauge_id,) = session.known([gauge_id])
     found = newest_simulation(
         session.home.checkpoints, session.warehouse, gauge_id, space=space, k=k
     )
     path = output or session.home.root / "simulations" / f"{gauge_id}_{found.job_hash}.csv"
     write_simulation(found.table, path)
-    _print_rows(*_ends(found.table), f"{gauge_id}, {found.title}; flows in mm/day")
-    print(_folded(found.expected))
+    print_rows(*_ends(found.table), f"{gauge_id}, {found.title}; flows in mm/day")
+    print(folded(found.expected))
     print(f"{len(found.table):,} days written to {path}")
-
-
-@app.command()
-def sync() -> None:
-    """Send MLflow what it could not be told while it was away; nothing is sent twice."""
-    from aef_dagster.storage.tracking import masked
-
-    session = _session(existing=True)
-    drained = session.sync()
-    if drained.error:
-        if is_disk_full(UserError(drained.error)):
-            raise UserError(f"{drained.sent} sent, {drained.waiting} still wait: {DISK_FULL}")
-        uri = masked(session.tracking.uri)
-        mending = (
-            f"Where the file is damaged, move {uri.removeprefix('sqlite:///')} away: a new one is "
-            "made, and is told of models trained before when they are asked for again. Then run "
-            "`aef sync` again"
-            if uri.startswith("sqlite:///")
-            else f"Start MLflow at {uri}, then run `aef sync` again"
-        )
-        raise UserError(
-            f"{drained.sent} sent, {drained.waiting} still wait: {drained.error}. {mending}"
-        )
-    print(f"{drained.sent} sent, {drained.waiting} waiting")
-
-
-@app.command()
-def prune(
-    older_than: Annotated[
-        int,
-        typer.Option(min=1, help="Days after which the state of an unfinished training goes."),
-    ] = 30,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run/--yes", help="Only list what would go, or remove it.")
-    ] = True,
-) -> None:
-    """List, and with --yes remove, what is no longer in force.
-
-    That is: models that no current score names, because their data or the training code changed;
-    states of trainings that nobody went on with; damaged models that were set aside; what killed
-    trainings left half written.
-
-    Kept are all models behind current scores, members of ensembles, and whatever is younger than a
-    day. While a training is at work, no model and no state is touched. MLflow keeps its runs.
-    """
-    from aef_dagster.pipeline.pruning import prune as clean_up
-
-    session = _session(existing=True)
-    done = clean_up(session.home, session.warehouse, older_than, dry_run=dry_run)
-    rows = [(kind, f"{count:,}", f"{size:,.1f}") for kind, count, size in done.table()]
-    rows.append(("checkpoints in force or of the last day: kept", f"{done.kept:,}",
-                 f"{done.kept_bytes / 1e6:,.1f}"))  # fmt: skip
-    title = "what could be removed" if dry_run else "what was removed"
-    _print_rows(("what", "how many", "MB"), rows, f"{title} from {session.home.checkpoints}")
-    if done.at_work:
-        print("a training is at work, or was killed less than an hour ago: models and states are "
-              "left alone")  # fmt: skip
-    size = sum(item.n_bytes for item in done.leftovers) / 1e6
-    if not done.leftovers:
-        print("nothing to remove")
-    elif dry_run:
-        age = "" if older_than == 30 else f" --older-than {older_than}"
-        print(f"nothing was removed; `aef prune{age} --yes` frees {size:,.1f} MB")
-    else:
-        print(f"{size:,.1f} MB freed; materialize basin_scores and regional_scores to take the "
-              "rows of removed models out of the table scores")  # fmt: skip
 
 
 @app.command()
@@ -362,24 +305,13 @@ def dev(
     """Open the Dagster and MLflow pages of this home, with the daemon; Ctrl-C ends all of it."""
     from aef_dagster.pipeline.servers import serve
 
-    session = _session()
+    session = open_session()
     _ = session.definitions  # what they refuse is told here, not in a log
     session.tracking.setup()
     # The pages must not show dead runs as running: opening the instance marks them.
     session.instance.dispose()
     runs_page = session.tracking.experiment_url().removeprefix(session.settings.mlflow_url)
     serve(session.settings, session.tracking.uri, dagster_port, mlflow_port, runs_page, host)
-
-
-def _session(*, existing: bool = False, **overrides):
-    """A session; with `existing`, only on a home that is there."""
-    from aef_dagster.pipeline.session import Session
-    from aef_dagster.settings import load_settings
-
-    settings = load_settings(**overrides)
-    if existing and not (settings.home / "world.json").exists():
-        raise UserError(f"{settings.home} is no home yet; run `aef prepare` first, or set AEF_HOME")
-    return Session(settings)
 
 
 def _training_config(**choices):
@@ -394,18 +326,11 @@ def _training_config(**choices):
         raise UserError(f"--{first['loc'][0]} {first['input']}: {first['msg'].lower()}") from None
 
 
-def _folded(text: str) -> str:
-    """A paragraph in lines that a terminal shows whole, without Markdown's quotes."""
-    import textwrap
-
-    return textwrap.fill(text.replace("`", ""), 100, subsequent_indent="  ")
-
-
 def _ends(table) -> tuple[list[str], list[tuple[str, ...]]]:
     """First and last days of a simulation; without the spread where one model has none."""
     shown = table if table["sim_std"].notna().any() else table.drop(columns="sim_std")
     rows = [
-        (f"{day.date:%Y-%m-%d}", *(_number(value) for value in day[2:]))
+        (f"{day.date:%Y-%m-%d}", *(number(value) for value in day[2:]))
         for day in shown.itertuples()
     ]
     if len(rows) > 10:
@@ -430,14 +355,14 @@ def _print_scores(scores) -> None:
             row["gauge_id"],
             row["space"],
             str(row["k"]),
-            *(_number(row[name]) for name in SHOWN_SCORES),
+            *(number(row[name]) for name in SHOWN_SCORES),
             row["name"],
         )
         for _, row in scores.iterrows()
     ]
     made = ", ".join(sorted({_marks(row) for _, row in scores.iterrows()}))
     title = f"scores of the test period, as if ungauged (data: {made})"
-    _print_rows(("basin", "space", "k", *SHOWN_SCORES.values(), "name"), rows, title)
+    print_rows(("basin", "space", "k", *SHOWN_SCORES.values(), "name"), rows, title)
     nse = scores["nse"].dropna()
     if len(nse):
         summary = f"median NSE {nse.median():.3f} of {len(nse)} basins" if len(nse) > 1 else (
@@ -454,51 +379,8 @@ def _marks(row) -> str:
     return ", ".join(marks) or "published data"
 
 
-def _number(value) -> str:
-    return "-" if value is None or value != value else f"{value:.2f}"
-
-
-def _print_table(frame, title: str) -> None:
-    rows = [tuple(str(value) for value in row) for row in frame.to_numpy()]
-    _print_rows(tuple(frame.columns), rows, title)
-
-
-def _print_rows(heads, rows, title: str) -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=_escaped(title), title_justify="left", header_style="bold", box=SIMPLE_HEAD)
-    for number, head in enumerate(heads):
-        # Names and numbers stay whole; only the last column, a sentence, may be folded.
-        last = number == len(heads) - 1
-        longest = max((len(str(row[number])) for row in rows), default=0)
-        table.add_column(
-            str(head), overflow="fold", no_wrap=not last and longest <= LONGEST_WHOLE,
-            min_width=None if last else min(longest, LONGEST_WHOLE),
-        )  # fmt: skip
-    for row in rows:
-        table.add_row(*(_escaped(str(cell)) for cell in row))
-    console = Console()
-    # A log file has no width; 80 columns would cut the tables.
-    console.width = console.width if console.is_terminal else max(console.width, 120)
-    console.print(table)
-
-
 def _print_addresses(session, seconds: float) -> None:
-    settings = session.settings
+    from aef_dagster.pipeline.servers import pages_of
+
     print(f"done in {seconds:.0f} s; everything is in {session.home.root}")
-    print(f"look at it: `make dev` (or `aef dev`), then {settings.dagster_url} and "
-          f"{settings.mlflow_url}")  # fmt: skip
-
-
-def _stderr():
-    from rich.console import Console
-
-    return Console(stderr=True, soft_wrap=True)
-
-
-def _escaped(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
+    print(f"look at it: {pages_of(session.settings)}")

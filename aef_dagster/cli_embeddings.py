@@ -53,7 +53,8 @@ def download(
     What that record holds could not be seen when this was written. Sizes and checksums are checked,
     and noted beside each file; run it again to go on after a break.
     """
-    from aef_dagster.embeddings.download import download_published, download_table
+    from aef_dagster.embeddings.download import download_table
+    from aef_dagster.embeddings.zenodo import download_published
     from aef_dagster.progress import bar
 
     with bar("download", 1, "files") as progress:

@@ -1,8 +1,9 @@
 """The pages of one home: Dagster's (with its daemon) and MLflow's, as one foreground process.
 
-Here: starting, waiting for, and ending both process trees. Both listen on loopback unless another
-address is asked for, and what that opens is said aloud.
-Not here: servers for more than one person or machine (deploy/).
+Here: which servers these are, that there is one set of them a home, and where it can be found.
+They listen on loopback unless another address is asked for, and what that opens is said aloud.
+Not here: starting and ending processes (server_processes.py), whom Dagster's page obeys
+(webserver.py), servers for more than one person or machine (deploy/).
 """
 
 import errno
@@ -10,10 +11,9 @@ import fcntl
 import ipaddress
 import logging
 import os
-import signal
 import socket
-import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -23,7 +23,10 @@ from pathlib import Path
 from typing import IO
 from urllib.parse import urlsplit
 
+import yaml
+
 from aef_dagster.errors import UserError
+from aef_dagster.pipeline.server_processes import ServerProcesses
 from aef_dagster.settings import PREFIX, Settings, masked
 
 logger = logging.getLogger("aef_dagster")
@@ -31,13 +34,14 @@ logger = logging.getLogger("aef_dagster")
 HOST = "127.0.0.1"
 MLFLOW_HOSTS = "MLFLOW_SERVER_ALLOWED_HOSTS"
 MLFLOW_PASSWORDS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
-START_LIMIT_S = 180
 # The lineage with most groups unfolded: folded, a newcomer sees seven boxes and no asset; with all
 # of them unfolded the page zooms out until no name can be read.
 GROUPS = ("basins", "embeddings", "models", "evaluation", "report")
 GRAPH_PAGE = "/asset-groups?expanded=" + "%2C".join(f"global%40global%3A{g}" for g in GROUPS)
-STOP_LIMIT_S = 30
 REPOSITORY = Path(__file__).parents[2]
+DEFINITIONS = "aef_dagster.definitions"
+LOCK = ".dev.lock"
+CODE, WEB, DAEMON, MLFLOW = "Dagster's code server", "Dagster", "Dagster's daemon", "MLflow"
 
 
 def serve(
@@ -48,7 +52,7 @@ def serve(
     runs_page: str,
     host: str = HOST,
 ) -> None:
-    """Run both servers until Ctrl-C, SIGTERM, or the death of one of them.
+    """Run all servers until Ctrl-C or SIGTERM; one that dies after a minute is started again.
 
     Parameters
     ----------
@@ -65,62 +69,98 @@ def serve(
     """
     logs = settings.home / "logs"
     logs.mkdir(parents=True, exist_ok=True)
-    with _only_one(settings.home, logs / ".dev.lock") as lock:
-        _serve(settings, tracking_uri, dagster_port, mlflow_port, runs_page, host, logs, lock)
+    with (
+        _only_one(settings.home, logs / LOCK) as lock,
+        # A socket's path must be short, which a home's may not be; nobody else can enter this one.
+        tempfile.TemporaryDirectory(prefix="aef-dev-") as folder,
+    ):
+        _serve(
+            settings, tracking_uri, dagster_port, mlflow_port, runs_page, host, logs, lock,
+            Path(folder),
+        )  # fmt: skip
+
+
+def pages_of(settings: Settings) -> str:
+    """Where a person finds the pages of a home.
+
+    Parameters
+    ----------
+    settings
+        Settings of the home.
+
+    Returns
+    -------
+    str
+        Addresses: those of the `aef dev` that is running, else those of AEF_DAGSTER_URL and
+        AEF_MLFLOW_URL, if the first is set; else the command that opens the pages.
+    """
+    running = _addresses_of_running(settings.home / "logs" / LOCK)
+    if running:
+        return " and ".join(running)
+    if "dagster_url" in settings.model_dump(exclude_defaults=True):
+        return f"{settings.dagster_url} and {settings.mlflow_url}"
+    return "`make dev` (or `aef dev`) opens the pages, and prints their addresses"
 
 
 def _serve(
     settings: Settings, tracking_uri: str, dagster_port: int, mlflow_port: int, runs_page: str,
-    host: str, logs: Path, lock: IO[str],
+    host: str, logs: Path, lock: IO[str], folder: Path,
 ) -> None:  # fmt: skip
     own_mlflow = not tracking_uri.startswith("http")  # else a server of its own is running
     seen_at = _seen_at(host)
     if not is_loopback(host):
         print(exposure(host), file=sys.stderr, flush=True)
-    addresses = {"Dagster": f"http://{seen_at}:{dagster_port}", "MLflow": settings.mlflow_url}
+    addresses = {WEB: f"http://{seen_at}:{dagster_port}", MLFLOW: settings.mlflow_url}
     if dagster_port == mlflow_port:
         raise UserError(f"both servers cannot have port {dagster_port}; choose two")
     _require_free(host, dagster_port, "dagster")
     if own_mlflow:
-        addresses["MLflow"] = f"http://{seen_at}:{mlflow_port}"
+        addresses[MLFLOW] = f"http://{seen_at}:{mlflow_port}"
         _require_free(host, mlflow_port, "mlflow")
-    environment = os.environ | {
-        **_links(settings, addresses["Dagster"], addresses["MLflow"]),
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        # Not an argument: an address may hold a password, and arguments are for all to see.
-        "MLFLOW_BACKEND_STORE_URI": tracking_uri,
-        # Job execution would add seven processes that nothing here uses.
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-    }
-    stopped = _stop_on_signals()
-    processes: dict[str, subprocess.Popen] = {}
+    # Else each look of the daemon at each sensor is told, some 8 MB a day; the pages show them too.
+    environment = (
+        {"DAGSTER_DAEMON_LOG_LEVEL": "warning"}
+        | os.environ
+        | {
+            **_links(settings, addresses[WEB], addresses[MLFLOW]),
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            # Not an argument: an address may hold a password, and arguments are for all to see.
+            "MLFLOW_BACKEND_STORE_URI": tracking_uri,
+            # Job execution would add seven processes that nothing here uses.
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        }
+    )
+    code_socket, workspace = folder / "code", folder / "workspace.yaml"
+    workspace.write_text(_workspace(code_socket))
+    commands = _commands(settings, host, dagster_port, mlflow_port, code_socket, workspace)
+    dagster_log, mlflow_log = logs / "dagster.log", logs / "mlflow.log"
+    processes = ServerProcesses(REPOSITORY, environment, lock.fileno())
     try:
-        for name, command in _commands(settings, host, dagster_port, mlflow_port).items():
-            if name == "MLflow" and not own_mlflow:
-                continue
-            with (logs / f"{name.lower()}.log").open("ab") as log:
-                processes[name] = subprocess.Popen(
-                    command, cwd=REPOSITORY, env=environment, stdout=log, stderr=log,
-                    stdin=subprocess.DEVNULL, start_new_session=True, pass_fds=(lock.fileno(),),
-                )  # fmt: skip
-        pids = ", ".join(f"{name} {process.pid}" for name, process in processes.items())
-        lock.write(f"aef dev {os.getpid()}, {pids}")
-        lock.flush()
+        processes.start(CODE, commands[CODE], dagster_log)
+        if own_mlflow:
+            processes.start(MLFLOW, commands[MLFLOW], mlflow_log)
+        _tell(lock, processes, addresses)
         print(f"starting; logs are in {logs}", flush=True)
-        pages = {"Dagster": "/server_info", "MLflow": "/health"}
-        for name, page in pages.items():
-            if name not in processes:
-                continue
-            _wait_for(addresses[name] + page, name, processes, logs, stopped)
-        print(f"Dagster  {addresses['Dagster']}{GRAPH_PAGE}", flush=True)
-        print(f"MLflow   {addresses['MLflow']}{runs_page}", flush=True)
+        processes.wait_for(CODE, lambda: _listens(code_socket))
+        for name in (WEB, DAEMON):
+            processes.start(name, commands[name], dagster_log)
+        _tell(lock, processes, addresses)
+        processes.wait_for(WEB, lambda: _answers(f"{addresses[WEB]}/server_info"))
+        if own_mlflow:
+            processes.wait_for(MLFLOW, lambda: _answers(f"{addresses[MLFLOW]}/health"))
+        print(f"Dagster  {addresses[WEB]}{GRAPH_PAGE}", flush=True)
+        print(f"MLflow   {addresses[MLFLOW]}{runs_page}", flush=True)
         print("Ctrl-C ends both", flush=True)
-        while not stopped:
-            _require_alive(processes, logs)
-            time.sleep(0.5)
+
+        def revived(told: str) -> None:
+            print(told, flush=True)
+            _tell(lock, processes, addresses)
+
+        processes.watch(revived)
         print("stopping (a few seconds)", flush=True)
     finally:
-        _stop_all(processes)
+        # A look of the daemon that found the code server gone would be told as a failure.
+        processes.stop(last=CODE)
 
 
 def is_loopback(host: str) -> bool:
@@ -142,7 +182,8 @@ def exposure(host: str) -> str:
         "Neither asks for a password: anybody there can start and delete runs, change this home "
         "and read what this account reads. For other people, leave --host out and put a reverse "
         "proxy with TLS and a password in front (deploy/README.md, deploy/Caddyfile). MLflow "
-        f"answers to the names in {MLFLOW_HOSTS} only, which {names}."
+        f"answers to the names in {MLFLOW_HOSTS} only, which {names}; Dagster to addresses of this "
+        "machine, and to the name in AEF_DAGSTER_URL."
     )
 
 
@@ -181,36 +222,81 @@ def _seen_at(host: str) -> str:
 
 
 def _commands(
-    settings: Settings, host: str, dagster_port: int, mlflow_port: int
-) -> dict[str, list[str]]:
+    settings: Settings, host: str, dagster_port: int, mlflow_port: int, code_socket: Path,
+    workspace: Path,
+) -> dict[str, list[str]]:  # fmt: skip
+    """What `dagster dev` would start, with a webserver of our own, and MLflow."""
     python = Path(sys.executable)
-    mlflow = [
-        str(python.with_name("mlflow")), "server", "--host", host, "--port", str(mlflow_port),
-        "--workers", "1",
-        "--artifacts-destination", str(settings.home / "mlflow-artifacts"),
-    ]  # fmt: skip
-    dagster = [
-        str(python.with_name("dagster")), "dev", "--host", host, "--port", str(dagster_port),
-        "--module-name", "aef_dagster.definitions",
-    ]  # fmt: skip
-    return {"Dagster": dagster, "MLflow": mlflow}
+    found_by = ["--workspace", str(workspace)]
+    return {
+        CODE: [
+            str(python.with_name("dagster")), "code-server", "start", "--socket", str(code_socket),
+            "--module-name", DEFINITIONS, "--location-name", DEFINITIONS,
+            "--inject-env-vars-from-instance", "--log-level", "warning",
+        ],
+        MLFLOW: [
+            str(python.with_name("mlflow")), "server", "--host", host, "--port", str(mlflow_port),
+            "--workers", "1",
+            "--artifacts-destination", str(settings.home / "mlflow-artifacts"),
+        ],
+        WEB: [
+            str(python), "-m", "aef_dagster.pipeline.webserver", "--host", host,
+            "--port", str(dagster_port), *found_by,
+        ],
+        DAEMON: [str(python.with_name("dagster-daemon")), "run", *found_by],
+    }  # fmt: skip
+
+
+def _workspace(code_socket: Path) -> str:
+    """Where webserver and daemon find the code; schedules are remembered by this name of it."""
+    server = {"socket": str(code_socket), "location_name": DEFINITIONS}
+    return yaml.safe_dump({"load_from": [{"grpc_server": server}]})
+
+
+def _tell(lock: IO[str], processes: ServerProcesses, addresses: dict[str, str]) -> None:
+    """Write into the lock who holds it, and where the pages are."""
+    lock.truncate(0)
+    lock.write(f"aef dev {os.getpid()}, {processes}\n{' '.join(addresses.values())}")
+    lock.flush()
 
 
 @contextmanager
 def _only_one(home: Path, path: Path) -> Iterator[IO[str]]:
     """A lock on the pages of a home, which its servers hold too: two daemons would quarrel."""
     with path.open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if not _locked(lock, fcntl.LOCK_EX):
             lock.seek(0)
-            holders = lock.read().strip() or "starting just now"
+            holders, _, addresses = lock.read().strip().partition("\n")
+            where = f" at {addresses.replace(' ', ' and ')}" if addresses else ""
             raise UserError(
-                f"the pages of {home} are open already ({holders}, by process number): use them, "
-                "or end these processes first"
-            ) from None
+                f"the pages of {home} are open already ({holders or 'starting just now'}, by "
+                f"process number): use them{where}, or end these processes first"
+            )
         lock.truncate(0)
         yield lock
+
+
+def _addresses_of_running(path: Path) -> list[str]:
+    """Addresses of the pages that are open, Dagster's first; none if none are."""
+    try:
+        with path.open() as lock:
+            if _locked(lock, fcntl.LOCK_SH):
+                return []
+            return lock.read().partition("\n")[2].split()
+    except OSError:
+        return []
+
+
+def _locked(lock: IO[str], kind: int) -> bool:
+    """Whether a lock could be had; a command that only looks holds it for less than the wait."""
+    for wait_s in (0.1, 0):
+        try:
+            fcntl.flock(lock, kind | fcntl.LOCK_NB)
+        except OSError:
+            time.sleep(wait_s)
+        else:
+            return True
+    return False
 
 
 def _require_free(host: str, port: int, name: str) -> None:
@@ -227,52 +313,15 @@ def _require_free(host: str, port: int, name: str) -> None:
             ) from None
 
 
-def _stop_on_signals() -> list[int]:
-    received: list[int] = []
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda signum, _frame: received.append(signum))
-    return received
+def _answers(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(address, timeout=2):
+            return True
+    except (urllib.error.URLError, OSError):
+        return False
 
 
-def _wait_for(address: str, name: str, processes: dict, logs: Path, stopped: list[int]) -> None:
-    deadline = time.monotonic() + START_LIMIT_S
-    while not stopped:
-        _require_alive(processes, logs)
-        try:
-            with urllib.request.urlopen(address, timeout=2):
-                return
-        except (urllib.error.URLError, OSError):
-            if time.monotonic() > deadline:
-                raise UserError(
-                    f"{name} did not answer at {address} within {START_LIMIT_S} s; see {logs}"
-                ) from None
-            time.sleep(0.3)
-
-
-def _require_alive(processes: dict[str, subprocess.Popen], logs: Path) -> None:
-    for name, process in processes.items():
-        if process.poll() is not None:
-            raise UserError(
-                f"{name} ended by itself, or a part of it was killed; the end of "
-                f"{logs / (name.lower() + '.log')} says why. Start this again"
-            )
-
-
-def _stop_all(processes: dict[str, subprocess.Popen]) -> None:
-    """End both trees: politely, then by force, whole process groups and what left them."""
-    import psutil
-
-    family = []
-    for process in processes.values():
-        try:
-            parent = psutil.Process(process.pid)
-            family += [parent, *parent.children(recursive=True)]
-        except psutil.NoSuchProcess:
-            continue
-    for process in processes.values():
-        if process.poll() is None:
-            process.send_signal(signal.SIGINT)
-    _gone, alive = psutil.wait_procs(family, timeout=STOP_LIMIT_S)
-    for process in alive:
-        process.kill()
-    psutil.wait_procs(alive, timeout=5)
+def _listens(path: Path) -> bool:
+    """Whether a server is at a socket; a code server comes to it with its code loaded."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(path)) == 0

@@ -23,6 +23,19 @@ def program(name: str) -> str:
     return str(Path(sys.executable).with_name(name))
 
 
+def graphql(page: str, query: str, variables: dict) -> dict:
+    """The answer of a Dagster page's GraphQL, which must hold no error."""
+    request = urllib.request.Request(
+        f"{page}/graphql",
+        json.dumps({"query": query, "variables": variables}).encode(),
+        {"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=60) as response:
+        answer = json.load(response)
+    assert "errors" not in answer, answer["errors"]
+    return answer["data"]
+
+
 class Servers:
     """Code location, webserver and daemon of one home, each started and stopped by itself.
 
@@ -49,8 +62,8 @@ class Servers:
         command = {
             "code": [program("dagster"), "api", "grpc", *on_loopback, str(self._code),
                      "--module-name", "aef_dagster.definitions"],
-            "webserver": [program("dagster-webserver"), *on_loopback, str(self._web),
-                          "--workspace", str(WORKSPACE)],
+            "webserver": [sys.executable, "-m", "aef_dagster.pipeline.webserver", *on_loopback,
+                          str(self._web), "--workspace", str(WORKSPACE)],
             "daemon": [program("dagster-daemon"), "run", "--workspace", str(WORKSPACE)],
         }[name]  # fmt: skip
         with (self.folder / f"{name}.log").open("ab") as log:
@@ -99,15 +112,7 @@ class Servers:
 
     def ask(self, query: str, **variables) -> dict:
         """The answer of the webserver's GraphQL, which must hold no error."""
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{self._web}/graphql",
-            json.dumps({"query": query, "variables": variables}).encode(),
-            {"Content-Type": "application/json"},
-        )
-        with urllib.request.urlopen(request, timeout=60) as response:
-            answer = json.load(response)
-        assert "errors" not in answer, answer["errors"]
-        return answer["data"]
+        return graphql(f"http://127.0.0.1:{self._web}", query, variables)
 
     def wait(self, what: str, happened: Callable[[], object], limit_s: float = START_LIMIT_S):
         """What `happened` gives once it is true; all servers must live meanwhile."""

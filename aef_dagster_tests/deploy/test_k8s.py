@@ -42,7 +42,7 @@ def job(tmp_path_factory):
     kubeconfig = tmp_path_factory.mktemp("kube") / "config"
     kubeconfig.write_text(yaml.safe_dump(KUBECONFIG))
     launcher = K8sRunLauncher(
-        dagster_home="/opt/dagster/dagster_home", instance_config_map="aef-dagster-instance",
+        dagster_home="/opt/dagster/dagster_home", instance_config_map="rivers-dagster-instance",
         postgres_password_secret=values["global"]["postgresqlSecretName"],
         service_account_name="aef-dagster", job_namespace="default", load_incluster_config=False,
         kubeconfig_file=str(kubeconfig), image_pull_policy=of_runs["imagePullPolicy"],

@@ -1,4 +1,4 @@
-"""Keeping a home for years: clean-up, backup and restore, the last two by docs/operating.md."""
+"""Keeping a home for years: clean-up, backup and restore, and the page docs/operating.md."""
 
 import os
 import re
@@ -24,12 +24,6 @@ from aef_dagster.storage.warehouse import Warehouse
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "operating.md").read_text(encoding="utf-8")
 TARGET = "00902003"
-
-
-def page_says(name, folder, **variables):
-    """Run a block of the page as whoever operates the platform would."""
-    (block,) = re.findall(rf"<!-- {name} -->\n```sh\n(.*?)```", PAGE, re.DOTALL)
-    return shell(["bash", "-e", "-c", block], folder, variables)
 
 
 def shell(command, folder, variables):
@@ -123,15 +117,16 @@ def test_a_home_is_backed_up_while_in_use_and_opened_elsewhere(session, tmp_path
     scores, store = scores_of(session), session.warehouse
     (ensemble,) = scores.loc[scores["n_members"] == 2, "job_hash"]
     with partial_folder(session.home.checkpoints):  # a training at work
-        page_says("backup", tmp_path, AEF_HOME=str(old), BACKUP=str(backup))
+        told = shell(["aef", "backup", str(backup)], tmp_path, {"AEF_HOME": str(old)}).stdout
+    assert f"of {old} are in {backup}" in told
     assert not (backup / "checkpoints" / ".partial").exists()
     session.instance.dispose()
     old.rename(tmp_path / "lost")
 
     home = {"AEF_HOME": str(new)}
-    page_says("restore", tmp_path, BACKUP=str(backup), **home)
-    page_says("move", tmp_path, OLD_HOME=str(old), **home)
-    page_says("open", tmp_path, GAUGE_ID=TARGET, **home)
+    shell(["aef", "restore", str(backup)], tmp_path, home)
+    shell(["aef", "prepare"], tmp_path, home)
+    shell(["aef", "simulate", TARGET, "-o", "simulation.csv"], tmp_path, home)
     assert not old.exists()
     flow = pd.read_csv(tmp_path / "simulation.csv")
     assert list(flow) == ["date", "obs", "sim", "sim_std"]
@@ -182,7 +177,7 @@ def test_the_backup_waits_for_whoever_writes(session, tmp_path):
     assert process.stdout.readline() == "writing\n"
     began = time.monotonic()
     backup = tmp_path / "backup"
-    page_says("backup", tmp_path, AEF_HOME=str(session.home.root), BACKUP=str(backup))
+    shell(["aef", "backup", str(backup)], tmp_path, {"AEF_HOME": str(session.home.root)})
     assert process.wait(timeout=10) == 0
     process.stdout.close()
     assert time.monotonic() - began > 2

@@ -1,15 +1,27 @@
-"""The pages of one home: where the links lead that are written meanwhile; one `aef dev` a home."""
+"""The pages of one home: where they are, where links lead; one `aef dev` a home, and its end."""
 
+import http.client
+import os
+import re
+import signal
 import socket
 import subprocess
 import sys
+import time
+from pathlib import Path
 
+import dagster as dg
+import psutil
 import pytest
 
 from aef_dagster.errors import UserError
 from aef_dagster.pipeline import servers
-from aef_dagster.pipeline.servers import _links
+from aef_dagster.pipeline.server_processes import ServerProcesses, shorten
+from aef_dagster.pipeline.servers import _links, pages_of
 from aef_dagster.settings import load_settings
+from aef_dagster_tests.storage.mlflow_server import free_port
+
+AEF = Path(sys.executable).with_name("aef")
 
 PAGES = ("http://127.0.0.1:3001", "http://127.0.0.1:5001")
 
@@ -52,3 +64,127 @@ def test_a_home_has_one_aef_dev_and_what_a_killed_one_left_is_named(tmp_path):
     taken = socket.create_server(("127.0.0.1", 0))
     with taken, pytest.raises(UserError, match="is taken by another program"):
         servers.serve(settings, "sqlite:///x.db", taken.getsockname()[1], 5999, "")
+
+
+def test_who_is_asked_where_the_pages_are_names_those_that_are_open(tmp_path, monkeypatch):
+    for name in ("AEF_DAGSTER_URL", "AEF_MLFLOW_URL"):
+        monkeypatch.delenv(name, raising=False)
+    settings = load_settings(home=tmp_path)
+    unknown = "`make dev` (or `aef dev`) opens the pages, and prints their addresses"
+    assert pages_of(settings) == unknown
+    (tmp_path / "logs").mkdir()
+    path = tmp_path / "logs" / servers.LOCK
+    with servers._only_one(tmp_path, path) as lock:
+        assert pages_of(settings) == unknown  # it starts just now
+        lock.write(f"aef dev 1\n{' '.join(PAGES)}")
+        lock.flush()
+        assert pages_of(settings) == " and ".join(PAGES)
+        with pytest.raises(UserError, match=f"use them at {' and '.join(PAGES)}"):
+            servers.serve(settings, "sqlite:///x.db", 3999, 5999, "")
+    assert pages_of(settings) == unknown  # what was written is there still
+    told = load_settings(home=tmp_path, dagster_url="https://aef.example.org")
+    assert pages_of(told) == f"https://aef.example.org and {settings.mlflow_url}"
+
+
+def test_a_long_log_is_cut_to_its_last_lines_and_its_writer_goes_on(tmp_path):
+    log = tmp_path / "dagster.log"
+    with log.open("ab", buffering=0) as writer:
+        for number in range(1000):
+            writer.write(f"line {number}\n".encode())
+        whole = log.read_bytes()
+        shorten(log, longest=len(whole), kept=100)
+        assert log.read_bytes() == whole
+        shorten(log, longest=len(whole) - 1, kept=100)
+        assert log.stat().st_size <= 100
+        writer.write(b"line 1000\n")
+    numbers = [int(line.removeprefix("line ")) for line in log.read_text().splitlines()]
+    assert len(numbers) > 8 and numbers == list(range(numbers[0], 1001))
+    shorten(tmp_path / "moved.log")
+
+
+@pytest.fixture
+def processes(tmp_path):
+    """Servers of a test, one second of life being enough to be started again."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM,
+                                                              signal.SIGHUP)}  # fmt: skip
+    with (tmp_path / "lock").open("w") as lock:
+        made = ServerProcesses(tmp_path, dict(os.environ), lock.fileno(), steady_s=1.0)
+        yield made
+        made.stop(last="one")
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_a_server_that_lived_is_started_again_and_one_that_did_not_ends_all(processes, tmp_path):
+    processes.start("one", ["sleep", "1000"], tmp_path / "one.log")
+    processes.start("two", ["sleep", "1000"], tmp_path / "two.log")
+    one, two = (int(text.split()[-1]) for text in str(processes).split(", "))
+    time.sleep(1.1)
+    os.kill(two, signal.SIGKILL)
+    told = []
+
+    def revived(sentence):
+        told.append(sentence)
+        again = int(str(processes).split()[-1])
+        assert again != two and psutil.Process(again).cmdline() == ["sleep", "1000"]
+        os.kill(again, signal.SIGKILL)  # at once: it did not live
+
+    with pytest.raises(UserError, match=r"two ended by itself.*two\.log says why"):
+        processes.watch(revived)
+    assert len(told) == 1 and "was started again" in told[0]
+    assert psutil.pid_exists(one)
+
+
+@pytest.fixture
+def opened(tmp_path):
+    """A real `aef dev` of an empty home: the process, its settings, its ports, what it printed."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("AEF_")}
+    ports = free_port(), free_port()
+    command = [AEF, "dev", "--dagster-port", str(ports[0]), "--mlflow-port", str(ports[1])]
+    process = subprocess.Popen(
+        command, env=clean | {"AEF_HOME": str(tmp_path)}, cwd=tmp_path, stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+    with process:
+        told = ""
+        try:
+            while "Ctrl-C" not in told:
+                line = process.stdout.readline()
+                assert line, told
+                told += line
+            yield process, load_settings(home=tmp_path), ports
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.communicate(timeout=60)
+
+
+@pytest.mark.server
+@pytest.mark.timeout(200)
+def test_aef_dev_is_guarded_quiet_and_found_and_ends_when_a_part_of_it_does(opened):
+    process, settings, (dagster, mlflow) = opened
+    family = psutil.Process(process.pid).children(recursive=True)
+    assert [_status(dagster, host) for host in ("localhost", "evil.example.org")] == [200, 403]
+    assert pages_of(settings) == f"http://127.0.0.1:{dagster} and http://127.0.0.1:{mlflow}"
+    with dg.DagsterInstance.from_config(str(settings.home / "dagster")) as instance:
+        deadline = time.monotonic() + 60
+        while "SENSOR" not in instance.get_daemon_heartbeats():
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+    # The daemon is at work, of which it would have told by now.
+    log = (settings.home / "logs" / "dagster.log").read_text()
+    assert "Serving dagster-webserver" in log and "dagster.daemon" not in log
+    holders = (settings.home / "logs" / servers.LOCK).read_text()
+    daemon = int(re.search(r"daemon (\d+)", holders)[1])
+    os.kill(daemon, signal.SIGKILL)
+    told, _ = process.communicate(timeout=60)
+    assert process.returncode == 2 and "Dagster's daemon ended by itself" in told
+    assert psutil.wait_procs(family, timeout=10)[1] == []
+    assert pages_of(settings).startswith("`make dev`")
+
+
+def _status(port, host):
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    connection.request("GET", "/server_info", headers={"Host": host})
+    status = connection.getresponse().status
+    connection.close()
+    return status

@@ -8,6 +8,8 @@ import pytest
 from aef_dagster.errors import UserError
 from aef_dagster.pipeline.resources import build_resources
 from aef_dagster.pipeline.servers import (
+    MLFLOW,
+    WEB,
     _commands,
     exposure,
     is_loopback,
@@ -109,6 +111,7 @@ def test_the_warning_names_what_to_do(monkeypatch):
         "reverse proxy",
         "deploy/README.md",
         "MLFLOW_SERVER_ALLOWED_HOSTS",
+        "AEF_DAGSTER_URL",
     ):
         assert word in told_of
     monkeypatch.setenv("MLFLOW_SERVER_ALLOWED_HOSTS", "mlflow.example.org")
@@ -136,5 +139,8 @@ def test_another_address_is_warned_of_and_given_to_both_servers(tmp_path, capsys
         with pytest.raises(UserError, match="is taken by another program"):
             serve(settings, f"sqlite:///{tmp_path}/m.db", port, port + 1, "/")
         assert capsys.readouterr().err == ""
-    for name, command in _commands(settings, "10.1.2.3", 1, 2).items():
-        assert command[command.index("--host") + 1] == "10.1.2.3", name
+    commands = _commands(settings, "10.1.2.3", 1, 2, tmp_path / "code", tmp_path / "workspace")
+    for name in (WEB, MLFLOW):
+        assert commands[name][commands[name].index("--host") + 1] == "10.1.2.3"
+    others = [command for name, command in commands.items() if name not in (WEB, MLFLOW)]
+    assert others and not any("--host" in command or "--port" in command for command in others)

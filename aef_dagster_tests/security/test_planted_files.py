@@ -19,7 +19,8 @@ from mlflow import MlflowClient
 
 from aef_dagster.errors import DataFileError, UserError
 from aef_dagster.models.checkpoints import Checkpoint
-from aef_dagster.models.jobs import Budget, Recipe, TrainingJob
+from aef_dagster.models.jobs import TrainingJob
+from aef_dagster.models.recipes import Budget, Recipe
 from aef_dagster.models.simulate import load_networks
 from aef_dagster.models.training import train
 from aef_dagster.models.unfinished import UNFINISHED, UnfinishedFile

@@ -121,6 +121,7 @@ IN_SQL = {
     "pipeline/assets/change.py": {"', '.join(BANDS)": "names of bands"},
     "pipeline/assets/embeddings.py": {"', '.join(BANDS)": "names of bands"},
     "pipeline/bundling.py": {"', '.join('?' * len(NOT_BUNDLED))": "places of bound values"},
+    "storage/backup.py": {"table": "of PLACES", "column": "of PLACES"},
     "storage/tables.py": {
         "', '.join(BANDS)": "names of bands",
         "', '.join(columns)": "names of bands and of their spread",

@@ -1,0 +1,189 @@
+"""Several servers as children of one command: started, watched, revived, and ended together.
+
+Here: processes, their logs, and the signals that end the command. Not here: which servers these
+are (servers.py).
+"""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from aef_dagster.errors import UserError
+
+START_LIMIT_S = 180
+STOP_LIMIT_S = 30
+# Seconds after which a server has shown that it can live: one that ends later was killed, or ran
+# out of memory, and is started again. One that ends sooner would only end again.
+STEADY_S = 60.0
+# Of a log that has grown to the first number of bytes, the second is kept.
+LONGEST_LOG, KEPT_OF_LOG = 20_000_000, 5_000_000
+
+
+class ServerProcesses:
+    """Servers by name, each a process group of its own.
+
+    Parameters
+    ----------
+    folder
+        The folder they work in.
+    environment
+        Their environment.
+    kept_open
+        File descriptor that they inherit, of a lock that is theirs too.
+    steady_s
+        Seconds after which a server that ends is started again.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        environment: dict[str, str],
+        kept_open: int,
+        steady_s: float = STEADY_S,
+    ):
+        self._folder, self._steady_s = folder, steady_s
+        self._commands: dict[str, list[str]] = {}
+        self._since: dict[str, float] = {}
+        self._environment = environment
+        self._kept_open = kept_open
+        self._running: dict[str, subprocess.Popen] = {}
+        self._logs: dict[str, Path] = {}
+        self._signals: list[int] = []
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, lambda signum, _frame: self._signals.append(signum))
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a signal has asked for the end."""
+        return bool(self._signals)
+
+    def __str__(self) -> str:
+        """Names and process numbers."""
+        return ", ".join(f"{name} {process.pid}" for name, process in self._running.items())
+
+    def start(self, name: str, command: list[str], log: Path) -> None:
+        """Start a server, which appends to its log; not once a signal asked for the end."""
+        if self.stopped:
+            return
+        self._logs[name], self._commands[name] = log, command
+        self._since[name] = time.monotonic()
+        with log.open("ab") as out:
+            self._running[name] = subprocess.Popen(
+                command, cwd=self._folder, env=self._environment, stdout=out, stderr=out,
+                stdin=subprocess.DEVNULL, start_new_session=True, pass_fds=(self._kept_open,),
+            )  # fmt: skip
+
+    def wait_for(self, name: str, up: Callable[[], bool]) -> None:
+        """Wait until a server is up, or a signal has asked for the end.
+
+        Raises
+        ------
+        UserError
+            It was not within three minutes, or one of the servers has ended.
+        """
+        deadline = time.monotonic() + START_LIMIT_S
+        while not self.stopped:
+            self._require_alive()
+            if up():
+                return
+            if time.monotonic() > deadline:
+                raise UserError(
+                    f"{name} did not answer within {START_LIMIT_S} s; see {self._logs[name]}"
+                )
+            time.sleep(0.1)
+
+    def watch(self, on_revived: Callable[[str], None]) -> None:
+        """Wait for a signal that asks for the end; keep servers alive and logs short meanwhile.
+
+        Parameters
+        ----------
+        on_revived
+            Called with a sentence where a server had ended and was started again.
+
+        Raises
+        ------
+        UserError
+            One of the servers has ended, soon after its start.
+        """
+        while not self.stopped:
+            for name, process in list(self._running.items()):
+                lived = time.monotonic() - self._since[name]
+                if process.poll() is not None and lived >= self._steady_s:
+                    self.start(name, self._commands[name], self._logs[name])
+                    on_revived(
+                        f"{name} ended by itself, or was killed, and was started again; the end "
+                        f"of {self._logs[name]} may say why"
+                    )
+            self._require_alive()
+            for log in set(self._logs.values()):
+                shorten(log)
+            time.sleep(0.5)
+
+    def stop(self, last: str) -> None:
+        """End all with what they started: politely, then by force.
+
+        Parameters
+        ----------
+        last
+            The server that the others ask, and that ends when they have.
+        """
+        import psutil
+
+        family = []
+        for process in self._running.values():
+            try:
+                parent = psutil.Process(process.pid)
+                family += [parent, *parent.children(recursive=True)]
+            except psutil.NoSuchProcess:
+                continue
+        deadline = time.monotonic() + STOP_LIMIT_S
+        askers = [process for name, process in self._running.items() if name != last]
+        for process in askers:
+            process.send_signal(signal.SIGINT)
+        for process in askers:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(max(0, deadline - STOP_LIMIT_S / 2 - time.monotonic()))
+        if last in self._running:
+            self._running[last].send_signal(signal.SIGINT)
+        _gone, alive = psutil.wait_procs(family, max(0, deadline - time.monotonic()))
+        for process in alive:
+            process.kill()
+        psutil.wait_procs(alive, timeout=5)
+        for process in self._running.values():
+            process.poll()
+
+    def _require_alive(self) -> None:
+        for name, process in self._running.items():
+            if process.poll() is not None:
+                raise UserError(
+                    f"{name} ended by itself, or a part of it was killed; the end of "
+                    f"{self._logs[name]} says why. Start this again"
+                )
+
+
+def shorten(log: Path, longest: int = LONGEST_LOG, kept: int = KEPT_OF_LOG) -> None:
+    """Cut a log that has grown too long to its last lines, in place.
+
+    Its writers append, so they go on at its new end. What they write in the instant of the cut may
+    be lost.
+
+    Parameters
+    ----------
+    log
+        The file; nothing is done if somebody has moved it away.
+    longest, kept
+        Bytes beyond which it is cut, and bytes that are kept at most.
+    """
+    if not log.exists() or log.stat().st_size <= longest:
+        return
+    with log.open("r+b") as file:
+        file.seek(-kept, os.SEEK_END)
+        file.readline()
+        last = file.read()
+        file.seek(0)
+        file.write(last)
+        file.truncate()
