@@ -1,13 +1,16 @@
 """Raw files to Parquet: one file a basin for the forcings (PET added), one for the streamflow.
 
-A basin whose file is bad is reported and left out; the others go on.
+A basin whose file is bad is reported and left out; the others go on. A Parquet file that went bad
+later can be rebuilt alone.
 Not here: reading raw files (camels_us.py), the dense cube (cube.py).
 """
 
 import hashlib
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -17,9 +20,11 @@ import pyarrow.parquet as pq
 from aef_dagster.basins.camels_us import CamelsUS
 from aef_dagster.basins.dataset import FORCINGS
 from aef_dagster.basins.pet import PET_METHOD, oudin_pet
-from aef_dagster.errors import DataFileError, writing
+from aef_dagster.errors import DataFileError, UserError, writing
 
 Columns = dict[str, np.ndarray]
+# From a gauge id to its series, and to what the head of its file says.
+Reader = Callable[[str], tuple[Columns, dict[str, float]]]
 
 # Where a file's footer keeps the hash of its content: Parquet notices few of the bits that flip.
 SEAL = b"aef_content_sha256"
@@ -77,21 +82,8 @@ def ingest_forcings(
     UserError
         When the dataset has no such forcings at all, or its archive cannot be opened.
     """
-
-    def read(gauge_id: str) -> tuple[Columns, dict[str, float]]:
-        record = dataset.read_forcing(gauge_id)
-        columns = _columns(record.frame)
-        tmean = (columns["tmin"] + columns["tmax"]) / 2
-        columns["pet"] = oudin_pet(tmean, columns["date"], record.lat).astype(np.float32)
-        head = {
-            "lat": record.lat,
-            "elevation_m": record.elevation_m,
-            "area_km2": record.area_km2,
-        }
-        return {name: columns[name] for name in ("date", *FORCINGS)}, head
-
     ids = dataset.gauge_ids() if gauge_ids is None else gauge_ids
-    return _ingest(read, ids, Path(folder), on_progress, PET_METHOD)
+    return _ingest(_forcing_reader(dataset), ids, Path(folder), on_progress, PET_METHOD)
 
 
 def ingest_streamflow(
@@ -128,16 +120,49 @@ def ingest_streamflow(
     UserError
         When the dataset has no streamflow at all, or its archive cannot be opened.
     """
-    area = dict(zip(catalog["gauge_id"], catalog["area_km2"], strict=True))
-
-    def read(gauge_id: str) -> tuple[Columns, dict[str, float]]:
-        return _columns(dataset.read_streamflow(gauge_id, area.get(gauge_id, np.nan))), {}
-
+    read = _flow_reader(dataset, catalog)
     ids = list(catalog["gauge_id"] if gauge_ids is None else gauge_ids)
     gauged = dataset.gauged_ids()
     for gauge_id in set(ids) - gauged:  # what an earlier file left is not this dataset's
         (Path(folder) / f"{gauge_id}.parquet").unlink(missing_ok=True)
     return _ingest(read, [i for i in ids if i in gauged], Path(folder), on_progress, None)
+
+
+def rebuild(dataset: CamelsUS, path: Path, kind: Literal["forcings", "streamflow"]) -> bool:
+    """Write the damaged Parquet file of one basin again, from the raw data.
+
+    The file is replaced whole, or stays as it is: two processes may do this at once.
+
+    Parameters
+    ----------
+    dataset
+        Reader of the raw files.
+    path
+        `<gauge_id>.parquet`.
+    kind
+        What the file holds.
+
+    Returns
+    -------
+    bool
+        Whether the checksum of the damaged file could still be read, and is that of the new one.
+
+    Raises
+    ------
+    UserError
+        The basin's raw data cannot be read, or are other data than the file was made of.
+    """
+    gauge_id = path.stem
+    if kind == "forcings":
+        columns, _ = _forcing_reader(dataset)(gauge_id)
+    else:
+        columns, _ = _flow_reader(dataset, dataset.catalog())(gauge_id)
+    expected = _sealed(path)
+    if expected not in (None, _seal(columns)):
+        raise UserError(f"the raw data of basin {gauge_id} have changed since it was read")
+    with writing(f"basin {gauge_id}: {path}"):
+        _write(columns, gauge_id, path)
+    return expected is not None
 
 
 def read_series(path: Path, names: Iterable[str]) -> Columns:
@@ -181,7 +206,7 @@ def read_series(path: Path, names: Iterable[str]) -> Columns:
 
 
 def _ingest(
-    read: Callable[[str], tuple[Columns, dict[str, float]]],
+    read: Reader,
     gauge_ids: Iterable[str],
     folder: Path,
     on_progress: Callable[[str], None] | None,
@@ -212,6 +237,31 @@ def _ingest(
     for gauge_id in sorted(hashes):
         total.update(f"{gauge_id}:{hashes[gauge_id]}\n".encode())
     return IngestReport(table, errors, pet_method, total.hexdigest())
+
+
+def _forcing_reader(dataset: CamelsUS) -> Reader:
+    def read(gauge_id: str) -> tuple[Columns, dict[str, float]]:
+        record = dataset.read_forcing(gauge_id)
+        columns = _columns(record.frame)
+        tmean = (columns["tmin"] + columns["tmax"]) / 2
+        columns["pet"] = oudin_pet(tmean, columns["date"], record.lat).astype(np.float32)
+        head = {
+            "lat": record.lat,
+            "elevation_m": record.elevation_m,
+            "area_km2": record.area_km2,
+        }
+        return {name: columns[name] for name in ("date", *FORCINGS)}, head
+
+    return read
+
+
+def _flow_reader(dataset: CamelsUS, catalog: pd.DataFrame) -> Reader:
+    area = dict(zip(catalog["gauge_id"], catalog["area_km2"], strict=True))
+
+    def read(gauge_id: str) -> tuple[Columns, dict[str, float]]:
+        return _columns(dataset.read_streamflow(gauge_id, area.get(gauge_id, np.nan))), {}
+
+    return read
 
 
 def _columns(frame: pd.DataFrame) -> Columns:
@@ -249,11 +299,19 @@ def _seal(columns: Columns) -> bytes:
     return _content_hash(plain).encode()
 
 
+def _sealed(path: Path) -> bytes | None:
+    """The checksum that a file carries; None where its footer cannot be read either."""
+    try:
+        return (pq.read_schema(path).metadata or {}).get(SEAL)
+    except (pa.ArrowException, OSError, ValueError, MemoryError):
+        return None
+
+
 def _write(columns: Columns, gauge_id: str, path: Path) -> None:
     zeros = np.zeros(len(columns["date"]), np.int32)
     one_id = pa.DictionaryArray.from_arrays(zeros, [gauge_id])
     seal = {SEAL: _seal(columns)}
-    unfinished = path.with_suffix(".parquet.tmp")
+    unfinished = path.with_suffix(f".parquet.{os.getpid()}.tmp")
     try:
         pq.write_table(
             pa.table({"gauge_id": one_id, **_with_nulls(columns)}).replace_schema_metadata(seal),

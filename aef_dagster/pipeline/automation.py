@@ -2,8 +2,8 @@
 
 Here: the condition under which cheap assets refresh, the weekly question which years there are, and
 the sensor that trains again where donors moved. Nothing that trains is ever on by itself.
-Not here: the assets (assets/), telling of failures (alerts.py), what is fresh (freshness.py). What
-is on by default is in docs/embeddings.md.
+Not here: the assets (assets/), telling of failures (alerts.py), what is fresh (freshness.py), steps
+that outlive their run (leftovers.py). What is on by default is in docs/embeddings.md.
 Concept: https://docs.dagster.io/guides/automate
 """
 
@@ -15,7 +15,8 @@ import dagster as dg
 from aef_dagster.embeddings.sources import EmbeddingSource
 from aef_dagster.errors import UserError
 from aef_dagster.pipeline.alerts import failure_sensor
-from aef_dagster.pipeline.freshness import EMBEDDINGS, watch_sensor
+from aef_dagster.pipeline.freshness import EMBEDDINGS, fetched_with, watch_sensor
+from aef_dagster.pipeline.leftovers import leftover_sensors
 from aef_dagster.pipeline.partitions import aef_years
 from aef_dagster.pipeline.resources import EmbeddingsResource, WarehouseResource
 from aef_dagster.settings import Settings
@@ -134,7 +135,7 @@ def build_automation(settings: Settings) -> Automation:
         description="Makes basin_embedding, similarity/aef, donors/aef and donor_drift again when "
         "the content of their inputs has changed. Trains nothing.",
     )
-    watching = [watch_sensor(settings), failure_sensor(settings)]
+    watching = [watch_sensor(settings), failure_sensor(settings), *leftover_sensors(settings)]
     return Automation([fetch, train], [new_aef_years], [refresh, retrain_moved_basins, *watching])
 
 
@@ -159,7 +160,7 @@ def wanted_years(instance: dg.DagsterInstance, source: EmbeddingSource) -> dict[
             continue
         if key not in stored:
             wanted[key] = "missing here"
-        elif _fetched_version(instance, key) != source.version(year):
+        elif fetched_with(instance, key).get(SOURCE_VERSION) != source.version(year):
             wanted[key] = "of another edition at the source"
     return wanted
 
@@ -174,16 +175,6 @@ def _cron(settings: Settings) -> str:
             "minute hour day month weekday; `0 6 * * 1` is Mondays at six, UTC"
         ) from None
     return settings.new_years_cron
-
-
-def _fetched_version(instance: dg.DagsterInstance, year: str) -> str | None:
-    """Edition of the year as it was fetched."""
-    found = instance.fetch_materializations(
-        dg.AssetRecordsFilter(EMBEDDINGS, asset_partitions=[year]), limit=1
-    ).records
-    told = found[0].asset_materialization if found else None
-    value = told.metadata.get(SOURCE_VERSION) if told else None
-    return str(value.value) if value is not None else None
 
 
 def _nothing_new(source: EmbeddingSource) -> str:

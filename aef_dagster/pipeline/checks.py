@@ -87,8 +87,8 @@ def check_complete(
     missing = {gauge_id for gauge_id in asked if gauge_id not in hashes}
     for gauge_id, job_hashes in hashes.items():
         for job_hash in job_hashes:
-            simulation = Checkpoint.open(checkpoints, job_hash).simulation()
-            if simulation.empty or simulation["sim"].isna().any():
+            simulated = Checkpoint.open(checkpoints, job_hash).simulation(columns=["sim"])["sim"]
+            if simulated.empty or simulated.isna().any():
                 missing.add(gauge_id)
     keys = partitions.get_partition_keys()
     status = instance.get_status_by_partition(dg.AssetKey("basin_models"), keys, partitions) or {}
@@ -111,4 +111,4 @@ def _leaks(checkpoint: Checkpoint, data: TrainingData) -> bool:
         job, used = checkpoint.job(), checkpoint.scaler()
     except UserError:  # a job that refuses to exist: its target is among its donors
         return True
-    return donors_scaler(job, data).to_json() != used.to_json()
+    return donors_scaler(job, data) != used

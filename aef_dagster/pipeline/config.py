@@ -14,7 +14,7 @@ from pydantic import Field
 from aef_dagster.embeddings.pooling import POOLINGS
 from aef_dagster.experiments.donor_models import SPACE_OF_SOFT
 from aef_dagster.experiments.sizes import SIZES, Size, size_named
-from aef_dagster.models.jobs import BUDGETS, RECIPES
+from aef_dagster.models.recipes import BUDGETS, RECIPES
 from aef_dagster.models.statics import REPRESENTATIONS
 from aef_dagster.similarity.spaces import LEARNED_SPACES, SPACES
 

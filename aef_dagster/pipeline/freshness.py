@@ -93,7 +93,7 @@ def stored_evaluation(
     keys = instance.get_materialized_partitions(EMBEDDINGS)
     if not keys:
         return None
-    found = [(int(key), _fetched_with(instance, key)) for key in keys]
+    found = [(int(key), fetched_with(instance, key)) for key in keys]
     of_route = {year: told for year, told in found if told.get("route") == route}
     newest = of_route[max(of_route)] if of_route else {}
     passed, metadata = newest_year_result(
@@ -106,8 +106,8 @@ def stored_evaluation(
     )  # fmt: skip
 
 
-def _fetched_with(instance: dg.DagsterInstance, key: str) -> dict[str, object]:
-    """Metadata of the last time that a year was fetched."""
+def fetched_with(instance: dg.DagsterInstance, key: str) -> dict[str, object]:
+    """Metadata of the last time that a year was fetched; empty if it never was."""
     events = instance.fetch_materializations(
         dg.AssetRecordsFilter(EMBEDDINGS, asset_partitions=[key]), limit=1
     ).records

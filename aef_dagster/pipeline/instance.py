@@ -16,9 +16,12 @@ import yaml
 
 from aef_dagster.errors import UserError
 from aef_dagster.models.devices import count_devices
+from aef_dagster.pipeline.executors import stop_steps_of_ended_runs
 from aef_dagster.pipeline.failures import interrupted, sentence_of
 from aef_dagster.pipeline.liveness import cause_of_death, own_tags
-from aef_dagster.settings import Settings
+from aef_dagster.settings import Settings, load_settings
+
+logger = logging.getLogger("aef_dagster")
 
 # Links to files of the checkout; a wheel gets copies.
 TEMPLATES = {"sqlite": "dagster.yaml", "postgres": "dagster.postgres.yaml"}
@@ -144,7 +147,11 @@ def training_slots(settings: Settings) -> int:
 
 
 def bury_dead_runs(instance: dg.DagsterInstance) -> None:
-    """Mark runs whose process was killed: where no daemon looks, they would run for ever."""
+    """Mark runs whose process was killed: where no daemon looks, they would run for ever.
+
+    What they left on a cluster is stopped; one that cannot be reached is told in a warning.
+    """
+    buried = False
     for run in instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED])):
         cause = cause_of_death(instance, run)
         if cause is None:
@@ -153,6 +160,12 @@ def bury_dead_runs(instance: dg.DagsterInstance) -> None:
         now = instance.get_run_by_id(run.run_id)
         if now is not None and now.status == dg.DagsterRunStatus.STARTED:
             instance.report_run_failed(now, cause)
+            buried = True
+    if buried:
+        try:
+            stop_steps_of_ended_runs(instance, load_settings())
+        except UserError as error:
+            logger.warning("a run was marked as failed, but %s", error)
 
 
 def quiet_dagster() -> None:

@@ -45,7 +45,7 @@ def png(data: bytes, title: str) -> dg.MetadataValue:
 
 def heatmap(matrix, title: str) -> dg.MetadataValue:
     """A matrix of similarities as a picture, shown inline."""
-    from aef_dagster.evaluation.figures import similarity_heatmap_png
+    from aef_dagster.evaluation.heatmaps import similarity_heatmap_png
 
     return png(similarity_heatmap_png(matrix, title=title), title)
 

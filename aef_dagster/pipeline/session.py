@@ -31,6 +31,7 @@ from aef_dagster.pipeline.instance import (
     quiet_dagster,
     render_instance,
 )
+from aef_dagster.pipeline.mending import read_mended, terminal
 from aef_dagster.pipeline.partitions import aef_years
 from aef_dagster.pipeline.regional_training import study_key
 from aef_dagster.pipeline.resources import build_resources, open_tracking, world_of
@@ -178,16 +179,19 @@ class Session:
         Raises
         ------
         UserError
-            An unknown experiment, nothing is prepared, or a training failed (the others are kept).
+            An unknown experiment, nothing is prepared, or a training or a reading failed (the
+            others are kept).
         """
         chosen(only)
         self._require_prepared("aef")
         on_step("clusters of basins")
         self._run(["basin_clusters"])
-        platform = build_resources(self.settings)["platform"]
-        basins = study_basins(
-            self.home, self.warehouse, self.settings.dataset, platform.reference_dir
-        )
+        resources = build_resources(self.settings)
+        reference = resources["platform"].reference_dir
+        basins = read_mended(
+            lambda: study_basins(self.home, self.warehouse, self.settings.dataset, reference),
+            self.home, resources["dataset"], terminal,
+        )  # fmt: skip
         plans = plan_study(basins, size, only)
         if DONORS in plans:
             require_donors(basins, size)  # now, not after hours of training
@@ -214,9 +218,7 @@ class Session:
         if not self.warehouse.count("embedding_stability"):
             self._run(["embedding_stability"])
         names = [name for name in plans if not only or name in only]
-        for name in names:
-            on_step(f"reading {name}")
-            self._run([name], {name: study})
+        self.read(names, size, on_step)
         on_step("trust, and the report")
         self._run(["trust"], {"trust": study})
         self._run(["study_report"], {"study_report": study})
@@ -236,6 +238,36 @@ class Session:
             reused=len(asked & before),
             marks=tuple(name for name, yes in marks(self.warehouse, "aef").items() if yes),
         )
+
+    def read(self, names: Sequence[str], size: Size, on_step: Callable[[str], None]) -> None:
+        """Read experiments whose models are trained; one that fails does not stop the next.
+
+        Parameters
+        ----------
+        names
+            Names of experiments.
+        size
+            Of the study.
+        on_step
+            As of `study`.
+
+        Raises
+        ------
+        UserError
+            Some failed: which, and why. The others are kept.
+        """
+        failed = []
+        for name in names:
+            on_step(f"reading {name}")
+            try:
+                self._run([name], {name: {"size": size.name}})
+            except UserError as error:  # which begins with the name
+                failed.append(str(error))
+        if failed:
+            raise UserError(
+                f"{len(failed)} of {len(names)} readings failed, the others are kept; "
+                "mend the cause and run the same study again:\n" + "\n".join(failed)
+            )
 
     def scores(self, targets: Sequence[str], choice) -> pd.DataFrame:
         """Scores in force of some basins under one choice: ensembles where there are seeds."""

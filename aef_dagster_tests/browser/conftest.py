@@ -6,9 +6,7 @@ Not here: what is asked of the pages (looking.py).
 
 import os
 import re
-import shutil
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -18,24 +16,10 @@ import pytest
 
 from aef_dagster.storage.home import Home
 from aef_dagster_tests.browser.looking import PATIENCE_S, Pages, at_partition
+from aef_dagster_tests.chromium import chromium, require_chromium
+from aef_dagster_tests.deploy.postgres import free_port
 
 AEF = Path(sys.executable).with_name("aef")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture(scope="package")
@@ -49,8 +33,7 @@ def environment(tmp_path_factory):
 @pytest.fixture(scope="package")
 def pages(environment):
     """The pages of a prepared home; ends the servers after."""
-    if CHROMIUM is None:
-        pytest.skip("no Chromium here (Debian's package chromium)")
+    require_chromium()
     subprocess.run([AEF, "prepare"], env=environment, check=True, capture_output=True)
     ports = (free_port(), free_port())
     server = subprocess.Popen(
@@ -78,14 +61,8 @@ def pages(environment):
 @pytest.fixture(scope="package")
 def browser():
     """A started Chromium."""
-    if CHROMIUM is None:
-        pytest.skip("no Chromium here (Debian's package chromium)")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+    with chromium() as started:
         yield started
-        started.close()
 
 
 @pytest.fixture(scope="package")

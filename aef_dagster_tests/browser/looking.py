@@ -4,15 +4,14 @@
 Not here: starting servers and the browser (conftest.py).
 """
 
-import json
 import os
 import time
-import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from aef_dagster.storage.home import Home
+from aef_dagster_tests.deploy.processes import graphql
 
 PATIENCE_S = 180
 UNFINISHED = {"NOT_STARTED", "QUEUED", "STARTING", "STARTED", "MANAGED", "CANCELING"}
@@ -34,15 +33,7 @@ class Pages:
 
     def ask(self, query: str, **variables) -> dict:
         """The answer of Dagster's GraphQL, which must hold no error."""
-        request = urllib.request.Request(
-            f"{self.dagster}/graphql",
-            json.dumps({"query": query, "variables": variables}).encode(),
-            {"Content-Type": "application/json"},
-        )
-        with urllib.request.urlopen(request, timeout=60) as response:
-            answer = json.load(response)
-        assert "errors" not in answer, answer["errors"]
-        return answer["data"]
+        return graphql(self.dagster, query, variables)
 
     def ended(self, run: str) -> tuple[str, str]:
         """Whole id and final status of a run of late, found by the beginning of its id."""

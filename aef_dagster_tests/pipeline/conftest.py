@@ -6,7 +6,7 @@ import shutil
 import dagster as dg
 import pytest
 
-from aef_dagster.models.jobs import BUDGETS
+from aef_dagster.models.recipes import BUDGETS
 from aef_dagster.pipeline.build import build_defs
 from aef_dagster.pipeline.session import Session
 from aef_dagster.settings import load_settings

@@ -9,7 +9,7 @@ import pytest
 
 from aef_dagster.errors import UserError
 from aef_dagster.experiments.donor_scaling import FUSED
-from aef_dagster.models.jobs import BUDGETS
+from aef_dagster.models.recipes import BUDGETS
 from aef_dagster.pipeline.config import LearnedSimilarity
 from aef_dagster.pipeline.learned_similarity import learned_similarity
 from aef_dagster.storage.tables import donor_frame, similarity_matrix

@@ -9,7 +9,7 @@ from aef_dagster.experiments.designs import folds
 from aef_dagster.experiments.sizes import SIZES
 from aef_dagster.experiments.study import merged, plan_study
 from aef_dagster.models.checkpoints import Checkpoint
-from aef_dagster.models.jobs import BUDGETS
+from aef_dagster.models.recipes import BUDGETS
 from aef_dagster.pipeline.study_inputs import plan_regional, study_basins
 from aef_dagster.storage.mlflow_store import connect, find_run
 

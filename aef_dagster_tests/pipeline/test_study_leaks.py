@@ -21,7 +21,8 @@ from aef_dagster.experiments.sizes import SIZES
 from aef_dagster.experiments.study import merged, plan_study
 from aef_dagster.models.checkpoints import Checkpoint
 from aef_dagster.models.fusion import learned_vectors
-from aef_dagster.models.jobs import BUDGETS, TrainingJob
+from aef_dagster.models.jobs import TrainingJob
+from aef_dagster.models.recipes import BUDGETS
 from aef_dagster.models.statics import static_table
 from aef_dagster.models.training import train
 from aef_dagster.pipeline.config import TrainingChoice

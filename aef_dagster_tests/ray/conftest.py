@@ -1,6 +1,7 @@
 """One Ray head on loopback, one prepared home and its Dagster servers, for the tests of Ray."""
 
 import importlib.util
+import json
 import os
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ import urllib.request
 from contextlib import suppress
 from pathlib import Path
 
+import dagster as dg
 import psutil
 import pytest
 
@@ -47,14 +49,20 @@ class Head:
                 stdin=subprocess.DEVNULL, start_new_session=True,
             )  # fmt: skip
 
+    def ask(self, path: str, body: dict | None = None):
+        """What its API answers; Ray's client would want the token when it is first imported."""
+        request = urllib.request.Request(
+            f"{self.address}/api/{path}",
+            None if body is None else json.dumps(body).encode(),
+            {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return json.load(answer)
+
     def answers(self) -> bool:
         """Whether its page is up."""
-        request = urllib.request.Request(
-            f"{self.address}/api/version", headers={"Authorization": f"Bearer {TOKEN}"}
-        )
         try:
-            with urllib.request.urlopen(request, timeout=5):
-                return True
+            return bool(self.ask("version"))
         except OSError:
             return False
 
@@ -72,10 +80,10 @@ class Head:
         """End it; returns what did not end by itself."""
         family = self.family()
         self.process.terminate()
-        self.process.wait(30)
-        left = psutil.wait_procs(family, timeout=15)[1]
+        left = psutil.wait_procs(family, timeout=45)[1]
         for process in left:
             process.kill()
+        self.process.wait(30)
         return left
 
 
@@ -124,3 +132,10 @@ def servers(head, environment, tmp_path_factory):
         yield found
     finally:
         found.stop_all()
+
+
+@pytest.fixture
+def instance(environment):
+    """Dagster's records of that home."""
+    with dg.DagsterInstance.from_config(environment["DAGSTER_HOME"]) as found:
+        yield found

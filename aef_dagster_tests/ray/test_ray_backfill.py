@@ -4,7 +4,6 @@ import math
 import os
 import signal
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import dagster as dg
@@ -14,39 +13,30 @@ import pytest
 from aef_dagster.models.checkpoints import Checkpoint
 from aef_dagster.storage.home import Home
 from aef_dagster_tests.ray.conftest import TOKEN
+from aef_dagster_tests.ray.training import (
+    LIMIT_S,
+    MODELS,
+    backfill,
+    events,
+    runs_of,
+    two_trainings,
+)
 
 pytestmark = [pytest.mark.ray, pytest.mark.fault, pytest.mark.timeout(600)]
 
-MODELS = dg.AssetKey("basin_models")
 # Two ranges of keys: a run each.
 # Three each: the second may be whole when the first is told of, the third is not.
 RANGES = [[f"0090{region}00{number}" for number in (1, 2, 3)] for region in (1, 3)]
-LIMIT_S = 300
-LAUNCH = """mutation($params: LaunchBackfillParams!)
-  { launchPartitionBackfill(backfillParams: $params)
-    { ... on LaunchBackfillSuccess { backfillId } } }"""
-
-
-@pytest.fixture
-def instance(environment):
-    with dg.DagsterInstance.from_config(environment["DAGSTER_HOME"]) as found:
-        yield found
 
 
 def test_two_runs_train_at_once_and_a_killed_worker_costs_only_what_it_was_at(
     servers, instance, environment, head
 ):
-    def backfill(keys):
-        told = servers.ask(
-            LAUNCH, params={"assetSelection": [{"path": MODELS.path}], "partitionNames": keys}
-        )
-        return told["launchPartitionBackfill"]["backfillId"]
-
     def ended(backfill_id, count):
         runs = runs_of(instance, backfill_id)
         return len(runs) == count and all(run.is_finished for run in runs) and runs
 
-    first = backfill([key for keys in RANGES for key in keys])
+    first = backfill(servers, [key for keys in RANGES for key in keys])
     steps = servers.wait("two steps that train at once", two_trainings, LIMIT_S)
     (one, one_worker), (other, other_worker) = steps
     assert one_worker != other_worker, "a Ray worker each"
@@ -84,7 +74,7 @@ def test_two_runs_train_at_once_and_a_killed_worker_costs_only_what_it_was_at(
     assert len(submissions) == 2
 
     wanted = next(keys for keys in RANGES if key in keys)
-    (again,) = servers.wait("the repeat", lambda b=backfill(wanted): ended(b, 1), LIMIT_S)
+    (again,) = servers.wait("the repeat", lambda b=backfill(servers, wanted): ended(b, 1), LIMIT_S)
     assert again.status == dg.DagsterRunStatus.SUCCESS
     reused = {
         event.partition: event.materialization.metadata["reused"].value
@@ -101,30 +91,8 @@ def test_two_runs_train_at_once_and_a_killed_worker_costs_only_what_it_was_at(
     assert "execute_step" in logs and TOKEN not in logs
 
 
-def two_trainings():
-    """Steps with a worker process under them, each with its Ray worker; once there are two."""
-    found = []
-    for process in psutil.process_iter(["cmdline"]):
-        if "aef_dagster.models.worker" not in (process.info["cmdline"] or ()):
-            continue
-        with suppress(psutil.NoSuchProcess):
-            above = process.parents()
-            ray = [up for up in above if "JobSupervisor" in " ".join(up.cmdline())]
-            found += [(above[0], ray[0])] if ray else []
-    return found if len(found) == 2 else None
-
-
-def runs_of(instance, backfill_id):
-    return instance.get_runs(dg.RunsFilter(tags={"dagster/backfill": backfill_id}))
-
-
 def materialized(instance):
     return instance.fetch_materializations(MODELS, limit=10, ascending=True).records
-
-
-def events(instance, run_id, kind):
-    logged = [entry.dagster_event for entry in instance.all_logs(run_id) if entry.dagster_event]
-    return [event for event in logged if event.event_type_value == kind]
 
 
 def spans(instance, run_id):

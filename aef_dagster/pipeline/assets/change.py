@@ -1,14 +1,16 @@
 """What a new year changed: embeddings from year to year, and the donors that follow from them.
 
 Here: `embedding_stability` (group embeddings) and `donor_drift` (group similarity).
-Not here: how either is measured (embeddings/stability.py, similarity/drift.py).
+Not here: how either is measured (embeddings/stability.py, trend.py and outliers.py there;
+similarity/drift.py).
 """
 
 import dagster as dg
 import pandas as pd
 
-from aef_dagster.embeddings import stability
+from aef_dagster.embeddings import outliers, stability
 from aef_dagster.embeddings.bands import BANDS
+from aef_dagster.embeddings.trend import drift_against_spread
 from aef_dagster.pipeline import metadata
 from aef_dagster.pipeline.assets.embeddings import GROUP as EMBEDDINGS
 from aef_dagster.pipeline.assets.similarity import GROUP as SIMILARITY
@@ -54,12 +56,12 @@ def embedding_stability(
     )
     require_rows(yearly, "aef_embeddings", "aef_embeddings")
     steps = stability.year_to_year(yearly)
-    basins = stability.drift_against_spread(yearly)
+    basins = drift_against_spread(yearly)
     cosine = steps[steps["gap"] == 1].groupby("gauge_id")["cosine"].mean()
     made_of = {mark: bool(yearly[mark].any()) for mark in ("sample", "surrogate")}
     table = basins.assign(mean_cosine=basins["gauge_id"].map(cosine), **made_of)
     store.replace("embedding_stability", table)
-    years, restless = stability.outlier_years(yearly), stability.outlier_basins(yearly)
+    years, restless = outliers.outlier_years(yearly), outliers.outlier_basins(yearly)
     return dg.MaterializeResult(
         data_version=dg.DataVersion(frame_version(table)),
         metadata={
@@ -77,7 +79,7 @@ def embedding_stability(
             **made_of,
             **_pictures(yearly, table, store, metadata.marked(made_of)),
             "years": dg.MetadataValue.md(metadata.markdown_table(years)),
-            "steps": dg.MetadataValue.md(metadata.markdown_table(stability.year_pairs(yearly))),
+            "steps": dg.MetadataValue.md(metadata.markdown_table(outliers.year_pairs(yearly))),
             "most_restless": metadata.preview(restless),
         },
     )
@@ -154,7 +156,8 @@ def build() -> list:
 
 def _pictures(yearly: pd.DataFrame, table: pd.DataFrame, store: Warehouse, mark: str) -> dict:
     """A map of restlessness, years against years, bands against steps."""
-    from aef_dagster.evaluation.maps import band_heatmap, png_bytes, year_heatmap
+    from aef_dagster.evaluation.figure_style import png_of
+    from aef_dagster.evaluation.heatmaps import band_heatmap, year_heatmap
 
     cosines = stability.median_cosines(yearly)
     bands = stability.band_stability(yearly)
@@ -170,7 +173,7 @@ def _pictures(yearly: pd.DataFrame, table: pd.DataFrame, store: Warehouse, mark:
             title=f"{mark}bands from year to year",
         ),
     }  # fmt: skip
-    pictures = {name: metadata.png(png_bytes(figure), name) for name, figure in figures.items()}
+    pictures = {name: metadata.png(png_of(figure), name) for name, figure in figures.items()}
     title = f"{mark}embedding of a year against the next"
     return {"map_of_change": _map(table, "mean_cosine", store, title, "mean cosine"), **pictures}
 
@@ -178,8 +181,9 @@ def _pictures(yearly: pd.DataFrame, table: pd.DataFrame, store: Warehouse, mark:
 def _map(
     table: pd.DataFrame, column: str, store: Warehouse, title: str, label: str
 ) -> dg.MetadataValue:
-    from aef_dagster.evaluation.maps import basin_map, png_bytes
+    from aef_dagster.evaluation.figure_style import png_of
+    from aef_dagster.evaluation.maps import basin_map
 
     placed = table.merge(store.frame("SELECT gauge_id, lon, lat FROM basins"), on="gauge_id")
     figure = basin_map(placed["lon"], placed["lat"], placed[column], title=title, label=label)
-    return metadata.png(png_bytes(figure), title)
+    return metadata.png(png_of(figure), title)

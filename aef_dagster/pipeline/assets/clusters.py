@@ -82,13 +82,14 @@ def _labels(scheme: str, index: pd.Index, vectors: np.ndarray, config: Clusterin
 
 
 def _map(store: Warehouse, labels: pd.Series, prefix: str) -> dg.MetadataValue:
-    from aef_dagster.evaluation.maps import basin_map, png_bytes
+    from aef_dagster.evaluation.figure_style import png_of
+    from aef_dagster.evaluation.maps import basin_map
 
     places = store.frame("SELECT gauge_id, lat, lon FROM basins").set_index("gauge_id")
     places = places.loc[labels.index]
     title = f"{prefix}clusters by AlphaEarth"
     figure = basin_map(places["lon"], places["lat"], labels, title=title, label="cluster")
-    return metadata.png(png_bytes(figure), title)
+    return metadata.png(png_of(figure), title)
 
 
 def build() -> list:

@@ -19,9 +19,11 @@ from aef_dagster.pipeline.checks import (
 )
 from aef_dagster.pipeline.config import TrainingConfig
 from aef_dagster.pipeline.inputs import plan_basins
+from aef_dagster.pipeline.mending import read_mended
 from aef_dagster.pipeline.partitions import asked_partitions, basin_partitions
 from aef_dagster.pipeline.reports import basin_metadata, tracked_run
 from aef_dagster.pipeline.resources import (
+    DatasetResource,
     HomeResource,
     PlatformResource,
     TrackingResource,
@@ -53,7 +55,8 @@ def build(settings: Settings) -> list:
     @told
     def basin_models(
         context: dg.AssetExecutionContext, config: TrainingConfig, home: HomeResource,
-        warehouse: WarehouseResource, tracking: TrackingResource, platform: PlatformResource,
+        dataset: DatasetResource, warehouse: WarehouseResource, tracking: TrackingResource,
+        platform: PlatformResource,
     ) -> Iterator:  # fmt: skip
         """A model of each basin as if it had no gauge: an LSTM trained on its k nearest donors.
 
@@ -67,9 +70,13 @@ def build(settings: Settings) -> list:
         world, store, mlflow = home.open(), warehouse.open(), tracking.open()
         targets = asked_partitions(context, config.basins)
         refuse_blocked_donors(context.instance, SPACE_OF_SOFT.get(choice.space, choice.space))
-        plan = plan_basins(
-            world, store, choice, targets, platform.dataset, platform.forcing, platform.precision
-        )
+        plan = read_mended(
+            lambda: plan_basins(
+                world, store, choice, targets, platform.dataset, platform.forcing,
+                platform.precision,
+            ),
+            world, dataset, context.log,
+        )  # fmt: skip
         failures = dict(plan.refused)
         study = _study(context, config, choice.title)
         hashes: dict[str, list[str]] = {}

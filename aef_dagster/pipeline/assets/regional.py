@@ -17,9 +17,11 @@ from aef_dagster.pipeline import metadata
 from aef_dagster.pipeline.basin_training import describe_failures
 from aef_dagster.pipeline.checks import check_leakage
 from aef_dagster.pipeline.config import RegionalConfig
+from aef_dagster.pipeline.mending import read_mended
 from aef_dagster.pipeline.partitions import asked_partitions, regional_partitions
 from aef_dagster.pipeline.regional_training import Member, tracked_model, train_regional
 from aef_dagster.pipeline.resources import (
+    DatasetResource,
     HomeResource,
     PlatformResource,
     TrackingResource,
@@ -51,7 +53,8 @@ def build() -> list:
     @told
     def regional_models(
         context: dg.AssetExecutionContext, config: RegionalConfig, home: HomeResource,
-        warehouse: WarehouseResource, tracking: TrackingResource, platform: PlatformResource,
+        dataset: DatasetResource, warehouse: WarehouseResource, tracking: TrackingResource,
+        platform: PlatformResource,
     ) -> Iterator:  # fmt: skip
         """One model of many basins, tested on basins or in years that it has not seen.
 
@@ -64,7 +67,10 @@ def build() -> list:
         size = config.resolve(platform.dataset)
         world, store, mlflow = home.open(), warehouse.open(), tracking.open()
         keys = asked_partitions(context, config.partitions)
-        basins = study_basins(world, store, platform.dataset, platform.reference_dir)
+        basins = read_mended(
+            lambda: study_basins(world, store, platform.dataset, platform.reference_dir),
+            world, dataset, context.log,
+        )  # fmt: skip
         chosen(config.experiments)
         asked_by = merged(plan_study(basins, size, config.experiments))
         asks = [ask for ask in asked_by if ask.partition in keys]
@@ -76,9 +82,12 @@ def build() -> list:
         unasked = sorted(set(keys) - {ask.partition for ask in asks})
         if unasked:
             context.log.info("a study of size %s does not ask for %s", size.name, unasked)
-        plan = plan_regional(
-            world, store, asks, size, platform.dataset, platform.forcing, platform.precision
-        )
+        plan = read_mended(
+            lambda: plan_regional(
+                world, store, asks, size, platform.dataset, platform.forcing, platform.precision
+            ),
+            world, dataset, context.log,
+        )  # fmt: skip
         failures: dict[str, str] = {}
         finished: set[str] = set()
         for key, members in train_regional(

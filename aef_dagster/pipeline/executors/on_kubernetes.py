@@ -25,12 +25,7 @@ def kubernetes_executor(
 ) -> dg.ExecutorDefinition:
     """Executor that runs each step as a Kubernetes job.
 
-    Parameters
-    ----------
-    share
-        What each step that trains asks for; the others ask for one CPU.
-    training
-        Names of the steps that train.
+    `training` names the steps that get the `share`, as in `choose_executor`.
 
     Raises
     ------

@@ -2,7 +2,8 @@
 
 Here: what each step asks for, what of the settings reaches it, and sentences on a step or a cluster
 that died. Not here: submission itself, which is dagster-ray's
-(https://github.com/danielgafni/dagster-ray). Loaded only when chosen.
+(https://github.com/danielgafni/dagster-ray); steps whose run is no more (ended_on_ray.py). Loaded
+only when chosen.
 """
 
 import os
@@ -49,12 +50,7 @@ def ray_executor(
 ) -> dg.ExecutorDefinition:
     """Executor that runs each step as a job of the Ray cluster at `AEF_RAY_ADDRESS`.
 
-    Parameters
-    ----------
-    share
-        What each step that trains asks for; the others ask for one CPU.
-    training
-        Names of the steps that train.
+    `training` names the steps that get the `share`, as in `choose_executor`.
 
     Raises
     ------
@@ -107,7 +103,7 @@ def reach(address: str) -> JobSubmissionClient:
     except (OSError, RuntimeError) as error:
         raise UserError(
             f"no Ray head answers at AEF_RAY_ADDRESS={masked(address)}: start one (`ray start "
-            f"--head`), or mend the address ({_first_line(error)})"
+            f"--head`), or mend the address ({first_line(error)})"
         ) from None
 
 
@@ -117,7 +113,7 @@ class StepsOnRay(StepHandler):
     Parameters
     ----------
     share, training
-        As in `ray_executor`.
+        As in `choose_executor`.
     patience_s
         How long the head may be silent before the step is given up.
 
@@ -157,7 +153,7 @@ class StepsOnRay(StepHandler):
         except (OSError, RuntimeError, RayError) as error:
             context.get_step_context(_step(context)).log.warning(
                 "its Ray job could not be stopped (%s): if it still runs, stop it on Ray's page",
-                _first_line(error),
+                first_line(error),
             )
 
     def check_step_health(self, context: StepHandlerContext) -> CheckStepHealthResult:
@@ -173,7 +169,7 @@ class StepsOnRay(StepHandler):
             self._stop(context)
             return CheckStepHealthResult.unhealthy(
                 f"the Ray head at {masked(self._address)} has told nothing of its job for "
-                f"{silent_s:.0f} s ({_first_line(error)}); what was finished is kept: mend or "
+                f"{silent_s:.0f} s ({first_line(error)}); what was finished is kept: mend or "
                 "start Ray, and launch this again for the rest"
             )
         self._silent_since.pop(step, None)
@@ -183,7 +179,7 @@ class StepsOnRay(StepHandler):
         # Before `Message:` stand the names of job and step, which the page shows anyway.
         reason = str(health.unhealthy_reason).rpartition("Message: ")[2]
         return CheckStepHealthResult.unhealthy(
-            f"its Ray job died ({_first_line(reason)}); what was finished is kept: launch this "
+            f"its Ray job died ({first_line(reason)}); what was finished is kept: launch this "
             "again for the rest. Where nobody killed it, see the memory of its node on Ray's page"
         )
 
@@ -251,6 +247,7 @@ def _step(context: StepHandlerContext) -> str:
     return step
 
 
-def _first_line(told: object) -> str:
+def first_line(told: object) -> str:
+    """What an error says first, without passwords."""
     lines = masked(str(told)).strip().splitlines()
     return lines[0].rstrip(".") if lines else "no reason given"
