@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 from aef_dagster.basins.periods import Periods
 from aef_dagster.errors import UserError
 from aef_dagster.evaluation.statistics import paired_difference
-from aef_dagster.models.jobs import BUDGETS, PAPER, RECIPES, Budget, Recipe, TrainingJob
+from aef_dagster.models.jobs import TrainingJob
+from aef_dagster.models.recipes import BUDGETS, PAPER, RECIPES, Budget, Recipe
 from benchmarks.measuring import print_table, real_settings
 from benchmarks.real_basins import folds_531, load_basins, version_of
 from benchmarks.runs import bench_home, train_all

@@ -28,7 +28,8 @@ from aef_dagster.models.engine.grouped_batches import Alike, DeviceData, Widths
 from aef_dagster.models.engine.groups import Group
 from aef_dagster.models.engine.members import Member
 from aef_dagster.models.inputs import JobInputs, prepare
-from aef_dagster.models.jobs import BUDGETS, RECIPES, Budget, TrainingJob
+from aef_dagster.models.jobs import TrainingJob
+from aef_dagster.models.recipes import BUDGETS, RECIPES, Budget
 
 GROUPS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 FORCINGS = ("prcp", "dayl", "srad", "tmax", "tmin", "vp", "pet")

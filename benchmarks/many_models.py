@@ -21,7 +21,8 @@ from pathlib import Path
 from aef_dagster.basins.periods import default_periods
 from aef_dagster.errors import UserError
 from aef_dagster.models.data import TrainingData
-from aef_dagster.models.jobs import BUDGETS, RECIPES, TrainingJob
+from aef_dagster.models.jobs import TrainingJob
+from aef_dagster.models.recipes import BUDGETS, RECIPES
 from aef_dagster.models.training import train, usable_cores
 from benchmarks.measuring import print_table
 from benchmarks.real_basins import load_basins

@@ -15,7 +15,8 @@ from pathlib import Path
 from aef_dagster.basins.periods import default_periods
 from aef_dagster.errors import UserError
 from aef_dagster.models.data import TrainingData
-from aef_dagster.models.jobs import BUDGETS, RECIPES, TrainingJob
+from aef_dagster.models.jobs import TrainingJob
+from aef_dagster.models.recipes import BUDGETS, RECIPES
 from aef_dagster.models.training import train
 from benchmarks.measuring import in_fresh_process, print_table
 

@@ -23,7 +23,7 @@ import dagster as dg
 from aef_dagster.basins.periods import default_periods
 from aef_dagster.errors import UserError
 from aef_dagster.models.checkpoints import Checkpoint
-from aef_dagster.models.jobs import BUDGETS
+from aef_dagster.models.recipes import BUDGETS
 from aef_dagster.models.workers import WorkerPool
 from aef_dagster.pipeline.config import DEFAULT_K
 from aef_dagster.pipeline.inputs import static_frames, training_data

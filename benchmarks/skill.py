@@ -30,7 +30,8 @@ from aef_dagster.evaluation.statistics import bootstrap_median, paired_differenc
 from aef_dagster.models.checkpoints import Checkpoint
 from aef_dagster.models.data import TrainingData
 from aef_dagster.models.ensembles import ensemble
-from aef_dagster.models.jobs import BUDGETS, RECIPES, TrainingJob
+from aef_dagster.models.jobs import TrainingJob
+from aef_dagster.models.recipes import BUDGETS, RECIPES
 from aef_dagster.models.simulate import predict
 from benchmarks.measuring import print_table, real_settings
 from benchmarks.real_basins import basins_531, folds_531, load_basins, published_nse, version_of

@@ -121,7 +121,8 @@ def train_ours(threads: int) -> list[dict[str, float]]:
     """Train by recipe `strong` until held-out basins reach the NSE; a row per validation."""
     from aef_dagster.models.engine.cpu import Training
     from aef_dagster.models.inputs import prepare
-    from aef_dagster.models.jobs import BUDGETS, RECIPES, TrainingJob
+    from aef_dagster.models.jobs import TrainingJob
+    from aef_dagster.models.recipes import BUDGETS, RECIPES
 
     donors, held_out = split()
     periods = replace(default_periods("camels_us"), test_end=VALIDATED_UNTIL)

@@ -31,7 +31,8 @@ from aef_dagster.models.engine import batches
 from aef_dagster.models.engine.cpu import Training
 from aef_dagster.models.engine.draws import Draws
 from aef_dagster.models.inputs import prepare
-from aef_dagster.models.jobs import BUDGETS, RECIPES, Budget, TrainingJob
+from aef_dagster.models.jobs import TrainingJob
+from aef_dagster.models.recipes import BUDGETS, RECIPES, Budget
 from aef_dagster.models.scalers import Scaler
 from aef_dagster.models.workers import KEEP_MEMORY
 from benchmarks.measuring import in_fresh_process, print_table, real_settings

@@ -1,8 +1,8 @@
-"""Fetching published tables of embeddings: a file by its address, or the study's Zenodo record.
+"""Fetching a table of embeddings by its address, over however many connections it takes.
 
 Here: `download_table`, which leaves a whole and checked table or nothing, with a note of its size
-and sha256 beside it; `published_table_files` and `download_published` for Zenodo.
-Not here: reading tables (table.py).
+and sha256 beside it; the unpacking of a zip of tables.
+Not here: which files a Zenodo record has (zenodo.py), reading tables (table.py).
 """
 
 import hashlib
@@ -11,7 +11,6 @@ import shutil
 import time
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -22,8 +21,6 @@ from aef_dagster.errors import DataFileError, UserError
 if TYPE_CHECKING:
     import requests
 
-ZENODO_RECORD = "19159031"
-ZENODO = "https://zenodo.org"
 TABLES = (".csv", ".parquet")
 # Seconds to connect, and between two pieces of an answer.
 TIMEOUT = (30.0, 60.0)
@@ -34,16 +31,6 @@ MAX_UNPACKED = 4 << 30
 
 # Told while a file is read: bytes so far, bytes in all where the server says so.
 Told = Callable[[int, int | None], None]
-
-
-@dataclass(frozen=True)
-class PublishedFile:
-    """One file of a Zenodo record: name, size in bytes, md5 as hexadecimal, address."""
-
-    name: str
-    size: int
-    md5: str
-    url: str
 
 
 class _CutError(Exception):
@@ -120,96 +107,6 @@ def download_table(
     fetched = datetime.now(UTC).isoformat(timespec="seconds")
     _write_json(note, {"url": shown, **facts, "fetched_at": fetched, "files": told_files})
     return files
-
-
-def published_table_files(
-    record: str = ZENODO_RECORD, *, base: str = ZENODO
-) -> list[PublishedFile]:
-    """Files of a Zenodo record, as its public interface lists them.
-
-    Untried on the study's record: it could not be reached when this was written, so neither its
-    files nor their form are known. What is read here is Zenodo's documented answer (`files` with
-    `key`, `size`, `checksum`, `links.self`); anything else is refused with what was found instead.
-
-    Parameters
-    ----------
-    record
-        Number of the record.
-    base
-        Address of Zenodo.
-
-    Raises
-    ------
-    UserError
-        No such record, no open files, or an answer of another form.
-    """
-    import requests
-
-    url = f"{base}/api/records/{record}"
-    by_hand = (
-        f"; download its tables by hand from {base}/records/{record} and set AEF_EMBEDDINGS_DIR to "
-        "their folder"
-    )
-    try:
-        answer = requests.get(url, timeout=TIMEOUT, headers={"Accept": "application/json"})
-    except requests.exceptions.RequestException as error:
-        raise UserError(f"{url} is not reached ({type(error).__name__}){by_hand}") from None
-    if answer.status_code != 200:
-        raise UserError(f"{url} answered {answer.status_code} {answer.reason}{by_hand}")
-    try:
-        listed = answer.json()["files"]
-        files = [_published(entry) for entry in listed]
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(f"{url} does not list files as Zenodo does{by_hand}") from None
-    if not files:
-        raise UserError(f"the record {record} has no open files{by_hand}")
-    return files
-
-
-def download_published(
-    folder: Path,
-    record: str = ZENODO_RECORD,
-    *,
-    base: str = ZENODO,
-    told: Told = lambda done, total: None,
-) -> list[Path]:
-    """Fetch the tables of a Zenodo record, each checked against its size and md5.
-
-    Untried on the study's record, see `published_table_files`. CSV, Parquet and zip files are
-    fetched, others passed over.
-
-    Parameters
-    ----------
-    folder
-        Where to; afterwards a folder for AEF_EMBEDDINGS_DIR.
-    record, base
-        As in `published_table_files`.
-    told
-        As in `download_table`, for each file.
-
-    Raises
-    ------
-    UserError
-        The record holds no such file, or one is not what the record says.
-    """
-    listed = published_table_files(record, base=base)
-    tables = [file for file in listed if file.name.lower().endswith((*TABLES, ".zip"))]
-    if not tables:
-        names = ", ".join(file.name for file in listed[:8])
-        raise UserError(f"the record {record} holds no .csv, .parquet or .zip but: {names}")
-    found: list[Path] = []
-    for file in tables:
-        found += download_table(
-            file.url, folder, name=file.name, md5=file.md5, size=file.size, told=told
-        )
-    return found
-
-
-def _published(entry: dict[str, Any]) -> PublishedFile:
-    kind, _, digest = entry["checksum"].partition(":")
-    if kind != "md5" or not digest:
-        raise ValueError("Zenodo gives checksums as md5:<digits>")
-    return PublishedFile(entry["key"], int(entry["size"]), digest, entry["links"]["self"])
 
 
 def _read_whole(url: str, part: Path, attempts: int, first_wait_s: float, told: Told) -> None:

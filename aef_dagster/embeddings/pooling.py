@@ -2,7 +2,7 @@
 
 Here: unit length, four ways to pool years, and the vectors to compare that come of them.
 Not here: the mean over the pixels of a basin, which whoever made the table has taken; what years
-say about each other (stability.py).
+say about each other (stability.py, trend.py, outliers.py).
 """
 
 from collections.abc import Iterable, Sequence

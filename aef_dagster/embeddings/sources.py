@@ -4,17 +4,14 @@ Here: what every source offers, and the choice by the setting AEF_SOURCE.
 Not here: the routes themselves (table.py, cog/, earth_engine).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
 from aef_dagster.embeddings.table import TableSource
-from aef_dagster.embeddings.yearly import EmbeddingYear
+from aef_dagster.embeddings.yearly import EmbeddingYear, Report
 from aef_dagster.errors import UserError
-
-# Told while a year is fetched: basins done, basins in all, bytes read so far.
-Report = Callable[[int, int, int], None]
 
 
 class EmbeddingSource(Protocol):
@@ -29,10 +26,31 @@ class EmbeddingSource(Protocol):
         """Edition of a year on offer: a short text that differs when the year's vectors may."""
 
     def fetch(self, year: int, gauge_ids: Sequence[str], report: Report = ...) -> EmbeddingYear:
-        """Embeddings of one year."""
+        """Embeddings of one year.
+
+        Parameters
+        ----------
+        year
+            One of `years()`.
+        gauge_ids
+            Basins wanted, padded to 8 digits.
+        report
+            Told on the way, by routes that take long.
+
+        Raises
+        ------
+        UserError
+            The year is not to be had here; each route says what else can be amiss.
+        """
 
     def fetch_mean(self, gauge_ids: Sequence[str]) -> EmbeddingYear:
-        """Embeddings of a finished multi-year mean."""
+        """Embeddings of a finished multi-year mean, for basins as in `fetch`.
+
+        Raises
+        ------
+        UserError
+            The route has embeddings by year only.
+        """
 
 
 @dataclass(frozen=True)

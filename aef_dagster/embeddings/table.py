@@ -6,14 +6,14 @@ Not here: what a row holds (yearly.py), other routes (sources.py), means over ye
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from aef_dagster.embeddings.bands import BANDS
-from aef_dagster.embeddings.yearly import MAX_NORM, EmbeddingYear, yearly_frame
+from aef_dagster.embeddings.yearly import MAX_NORM, EmbeddingYear, Report, yearly_frame
 from aef_dagster.errors import DataFileError, UserError
 
 ID_COLUMNS = ("gauge_id", "hru_id")
@@ -71,18 +71,9 @@ class TableSource:
         self,
         year: int,
         gauge_ids: Sequence[str],
-        report: Callable[[int, int, int], None] = lambda done, total, bytes_read: None,
+        report: Report = lambda done, total, bytes_read: None,
     ) -> EmbeddingYear:
-        """Embeddings of one year.
-
-        Parameters
-        ----------
-        year
-            One of `years()`.
-        gauge_ids
-            Basins wanted, padded to 8 digits.
-        report
-            As of every route (sources.py); a table is read too fast for it to be called.
+        """As `EmbeddingSource.fetch`; a table is read too fast for reports.
 
         Raises
         ------
@@ -98,12 +89,7 @@ class TableSource:
         return self._read(files, year, gauge_ids)
 
     def fetch_mean(self, gauge_ids: Sequence[str]) -> EmbeddingYear:
-        """Embeddings of a table without `year`: a finished multi-year mean.
-
-        Parameters
-        ----------
-        gauge_ids
-            Basins wanted, padded to 8 digits.
+        """As `EmbeddingSource.fetch_mean`: of the tables without a column `year`.
 
         Raises
         ------

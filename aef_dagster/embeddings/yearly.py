@@ -5,7 +5,7 @@ Not here: how a route comes by its vectors (table.py, cog/, earth_engine/), stor
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,9 @@ from aef_dagster.errors import UserError
 
 # A mean of unit vectors is never longer than 1; this much is left for rounding.
 MAX_NORM = 1.01
+
+# Told while a year is fetched: basins done, basins in all, bytes read so far.
+Report = Callable[[int, int, int], None]
 
 # Besides gauge_id, year and the bands.
 PROVENANCE: tuple[str, ...] = (

@@ -1,21 +1,20 @@
 """Pictures of simulations and scores.
 
-Here: a hydrograph as a compact SVG for the pages of a run, and larger pictures as PNG. Numbers
-come in, text or bytes go out; the background is white, so that they read on dark pages too.
-Not here: where a picture is shown or stored. PNGs are drawn through matplotlib's objects, never
-pyplot: its global state is not safe in a process that draws for many basins.
+Here: a hydrograph as a compact SVG for the pages of a run, and the distribution of scores as PNG.
+Numbers come in, text or bytes go out; the background is white, so that they read on dark pages too.
+Not here: what experiments found (study_figures.py), matrices (heatmaps.py), maps (maps.py), the
+look they share (figure_style.py), where a picture is shown or stored.
 """
 
-import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from html import escape
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-# Told apart by all common kinds of colour vision (Okabe and Ito) and in grey.
-OBSERVED, SIMULATED, RAIN, GRID = "#222222", "#d55e00", "#8fbfdc", "#e3e3e3"
-CYCLE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#222222")
+from aef_dagster.evaluation.figure_style import GRID, cdf_line, plain_axes, png_of
+
+OBSERVED, SIMULATED, RAIN = "#222222", "#d55e00", "#8fbfdc"
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 12, 38, 24  # margins of the SVG, px
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -166,57 +165,13 @@ def skill_cdf_png(scores: Mapping[str, ArrayLike], metric: str = "nse") -> bytes
         known = np.sort(values[~np.isnan(values)])
         missing = f", {values.size - known.size} missing" if known.size < values.size else ""
         median = f"{np.median(known):.3f}" if known.size else "none"
-        axes.step(
-            np.concatenate([[-np.inf], known]),
-            np.arange(known.size + 1) / max(known.size, 1),
-            where="post",
-            color=CYCLE[i % len(CYCLE)],
-            # A dash pattern beside the colour, once colours repeat.
-            linestyle=("-", "--", ":")[(i // len(CYCLE)) % 3],
-            lw=1.8,
-            label=f"{label}: median {median} (n = {known.size}{missing})",
-        )
+        cdf_line(axes, known, i, f"{label}: median {median} (n = {known.size}{missing})")
     axes.axhline(0.5, color="#999999", lw=0.8, ls=":")
     if metric in ("nse", "kge", "kge_2012", "pearson_r"):
         axes.set_xlim(-0.5, 1)
     axes.set(ylim=(0, 1), xlabel=metric, ylabel="share of basins with a lower score")
-    _plain(axes)
+    plain_axes(axes)
     axes.legend(loc="upper left", frameon=False, fontsize=9)
-    return png_of(figure)
-
-
-def similarity_heatmap_png(
-    matrix: ArrayLike, labels: Sequence[str] = (), *, title: str = ""
-) -> bytes:
-    """A matrix of similarities in colour, from -1 (brown) over 0 (white) to 1 (green).
-
-    Parameters
-    ----------
-    matrix
-        Similarities in [-1, 1], shape [n, n].
-    labels
-        Basins in the order of the matrix; written out where there is room (up to 45).
-    title
-        Above the picture.
-
-    Returns
-    -------
-    bytes
-        A PNG file.
-    """
-    from matplotlib.figure import Figure
-
-    matrix = np.asarray(matrix, dtype=np.float64)
-    figure = Figure(figsize=(5.4, 4.6), dpi=90, layout="constrained")
-    axes = figure.subplots()
-    image = axes.imshow(matrix, cmap="BrBG", vmin=-1, vmax=1, interpolation="antialiased")
-    figure.colorbar(image, ax=axes, shrink=0.85, label="similarity")
-    axes.set_title(title, fontsize=11)
-    if 0 < len(labels) <= 45:
-        axes.set_xticks(range(len(labels)), labels, rotation=90, fontsize=6)
-        axes.set_yticks(range(len(labels)), labels, fontsize=6)
-    else:
-        axes.set(xlabel="basin", ylabel="basin")
     return png_of(figure)
 
 
@@ -343,19 +298,3 @@ def _heading(
         )
         x += 40 + 6 * len(label)
     return parts
-
-
-def _plain(axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color=GRID, lw=0.6)
-    axes.set_axisbelow(True)
-
-
-def png_of(figure) -> bytes:
-    """The figure as PNG with a palette: a third of the size, for pictures that are stored often."""
-    from PIL import Image
-
-    full, small = io.BytesIO(), io.BytesIO()
-    figure.savefig(full, format="png")
-    Image.open(full).convert("RGB").quantize(256).save(small, format="png", optimize=True)
-    return small.getvalue()

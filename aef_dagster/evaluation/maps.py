@@ -1,37 +1,23 @@
-"""Pictures of basins on a map, and of years and bands side by side.
+"""Pictures of basins on a map.
 
-Here: functions that draw numbers as a matplotlib `Figure`, and two that turn a figure into bytes
-of a PNG or text of an SVG. Figures are made without pyplot, as in figures.py: none stays open.
-Not here: hydrographs and scores (figures.py), where the numbers come from
-(embeddings/stability.py), where a picture is shown.
+Here: gauges as points, and basins as areas, coloured by a value; each as a matplotlib `Figure` for
+`png_of`.
+Not here: matrices in colour (heatmaps.py), the look (figure_style.py), where the numbers come from,
+where a picture is shown.
 """
 
-import base64
-import io
-import re
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from aef_dagster.evaluation.figures import CYCLE, GRID, png_of
+from aef_dagster.evaluation.figure_style import COLOURS, CYCLE, GRID, MISSING, scale_ends
 
 if TYPE_CHECKING:
     import geopandas as gpd
     import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-MISSING = "#bbbbbb"
-
-# Even steps in brightness, and told apart by all common kinds of colour vision.
-COLOURS = "viridis"
-
-# Up to so many years, the numbers are written into the cells.
-_WRITTEN_YEARS = 12
-
-_IMAGE = re.compile(r'"data:image/png;base64,([^"]+)"')
 
 
 def basin_map(
@@ -66,7 +52,7 @@ def basin_map(
     Returns
     -------
     Figure
-        As wide as a page, 7.6 inches. The points are one image inside an SVG.
+        As wide as a page, 7.6 inches.
     """
     from matplotlib.figure import Figure
 
@@ -74,17 +60,16 @@ def basin_map(
     if not lon.shape == lat.shape == values.shape:
         raise ValueError(f"shapes differ: lon {lon.shape}, lat {lat.shape}, values {values.shape}")
     known = ~np.isnan(values)
-    low, high = limits or _limits(values[known], 0.02)
+    low, high = limits or scale_ends(values[known], 0.02)
     figure = Figure(figsize=(7.6, 4.1), dpi=110, layout="constrained")
     axes = figure.subplots()
     if not known.all():
         rings = f"no value ({(~known).sum()} basins)"
         axes.scatter(lon[~known], lat[~known], s=14, facecolors="none", edgecolors="#d00000",
-                     linewidths=0.8, zorder=3, label=rings, rasterized=True)  # fmt: skip
+                     linewidths=0.8, zorder=3, label=rings)  # fmt: skip
         axes.legend(loc="lower left", frameon=False, fontsize=8)
     points = axes.scatter(lon[known], lat[known], c=values[known], s=14, cmap=COLOURS, vmin=low,
-                          vmax=high, edgecolors="#333333", linewidths=0.2,
-                          rasterized=True)  # fmt: skip
+                          vmax=high, edgecolors="#333333", linewidths=0.2)  # fmt: skip
     figure.colorbar(
         points, ax=axes, shrink=0.8, label=label, extend=_beyond(values[known], low, high)
     )
@@ -125,7 +110,7 @@ def polygon_map(
     Returns
     -------
     Figure
-        As wide as a page, 7.6 inches; the areas are one image inside an SVG.
+        As wide as a page, 7.6 inches.
 
     Raises
     ------
@@ -159,143 +144,10 @@ def polygon_map(
         _draw_areas(axes, shapes[here], colours[here], zorder=2 + 2 * order)
         dots = outlines.geometry[here & small].representative_point()
         axes.scatter(dots.x, dots.y, c=colours[here & small], s=9, edgecolors="#333333",
-                     linewidths=0.25, zorder=3 + 2 * order, rasterized=True)  # fmt: skip
+                     linewidths=0.25, zorder=3 + 2 * order)  # fmt: skip
     axes.set_title(title, fontsize=11, loc="left")
     _graticule(axes, np.array([west, east]), np.array([south, north]))
     return figure
-
-
-def year_heatmap(
-    matrix: ArrayLike, years: Sequence[int], *, title: str, label: str = "median cosine"
-) -> "Figure":
-    """Each year against each other year.
-
-    Parameters
-    ----------
-    matrix
-        A number for each two years, shape [year, year], as `stability.median_cosines` gives it.
-        The diagonal, each year with itself, is left blank: it would take all colours. NaN = grey.
-    years
-        In the order of the matrix.
-    title
-        Above the picture.
-    label
-        Name and unit of the numbers, beside the colour bar.
-
-    Returns
-    -------
-    Figure
-        Numbers are written into the cells of up to twelve years.
-    """
-    from matplotlib.figure import Figure
-
-    matrix = np.asarray(matrix, dtype=np.float64)
-    n = len(years)
-    if matrix.shape != (n, n):
-        raise ValueError(f"matrix has shape {matrix.shape} for {n} years")
-    itself = np.eye(n, dtype=bool)
-    low, high = _limits(matrix[~itself & ~np.isnan(matrix)], 0.0)
-    figure = Figure(figsize=(6.0, 4.8), dpi=100, layout="constrained")
-    axes = figure.subplots()
-    # White under the diagonal, grey under what is missing.
-    axes.imshow(np.where(itself, 1.0, 0.0), cmap=_two_colours(MISSING, "#ffffff"))
-    image = axes.imshow(
-        np.ma.masked_invalid(np.where(itself, np.nan, matrix)), cmap=COLOURS, vmin=low, vmax=high
-    )
-    figure.colorbar(image, ax=axes, shrink=0.85, label=label)
-    axes.set_xticks(range(n), [str(year) for year in years], rotation=90 if n > 12 else 0)
-    axes.set_yticks(range(n), [str(year) for year in years])
-    axes.tick_params(labelsize=8)
-    axes.set_title(title, fontsize=11, loc="left")
-    if n <= _WRITTEN_YEARS:
-        for row, column in np.argwhere(~itself & ~np.isnan(matrix)):
-            dark = matrix[row, column] < (low + high) / 2
-            axes.text(column, row, f"{matrix[row, column]:.4f}", ha="center", va="center",
-                      fontsize=6.5, color="#ffffff" if dark else "#000000")  # fmt: skip
-    return figure
-
-
-def band_heatmap(
-    matrix: ArrayLike,
-    bands: Sequence[str],
-    pairs: Sequence[str],
-    *,
-    title: str,
-    label: str = "correlation over basins",
-) -> "Figure":
-    """Each band at each step from one year to the next.
-
-    Parameters
-    ----------
-    matrix
-        Shape [band, pair]: the correlations of `stability.band_stability`; NaN = grey.
-    bands
-        "A00".. in the order of the rows.
-    pairs
-        "2017-2018".. in the order of the columns.
-    title
-        Above the picture.
-    label
-        Name and unit of the numbers, beside the colour bar.
-
-    Returns
-    -------
-    Figure
-        Bands run from left to right, pairs of years from top to bottom.
-    """
-    from matplotlib.figure import Figure
-
-    matrix = np.asarray(matrix, dtype=np.float64)
-    if matrix.shape != (len(bands), len(pairs)):
-        raise ValueError(
-            f"matrix has shape {matrix.shape} for {len(bands)} bands and {len(pairs)} pairs"
-        )
-    known = ~np.isnan(matrix)
-    low, high = _limits(matrix[known], 0.0)
-    figure = Figure(figsize=(11, 1.6 + 0.24 * len(pairs)), dpi=100, layout="constrained")
-    axes = figure.subplots()
-    axes.set_facecolor(MISSING)
-    image = axes.imshow(
-        np.ma.masked_invalid(matrix.T), cmap=COLOURS, vmin=low, vmax=high, aspect="auto"
-    )
-    figure.colorbar(image, ax=axes, label=label, pad=0.01)
-    axes.set_xticks(range(len(bands)), list(bands), rotation=90, fontsize=7)
-    axes.set_yticks(range(len(pairs)), list(pairs), fontsize=8)
-    axes.set_title(title, fontsize=11, loc="left")
-    return figure
-
-
-def png_bytes(figure: "Figure") -> bytes:
-    """A figure as a PNG file with a palette, the way figures.py writes them."""
-    return png_of(figure)
-
-
-def svg_text(figure: "Figure") -> str:
-    """A figure as an `<svg>` element."""
-    drawn = io.StringIO()
-    figure.savefig(drawn, format="svg")
-    text = drawn.getvalue()
-    return _IMAGE.sub(_with_palette, text[text.index("<svg") :])
-
-
-def _with_palette(image: re.Match) -> str:
-    """An image inside an SVG with a palette: a third of the size, as for a PNG of its own."""
-    from PIL import Image
-
-    small = io.BytesIO()
-    with Image.open(io.BytesIO(base64.b64decode(image[1]))) as full:
-        # The one method of Pillow that keeps what is transparent.
-        palette = full.convert("RGBA").quantize(256, method=Image.Quantize.FASTOCTREE)
-        palette.save(small, format="png", optimize=True)
-    return f'"data:image/png;base64,{base64.b64encode(small.getvalue()).decode()}"'
-
-
-def _limits(values: NDArray, tail: float) -> tuple[float, float]:
-    """Values at both tails, apart from each other even if all values are equal."""
-    if values.size == 0:
-        return 0.0, 1.0
-    low, high = np.quantile(values, [tail, 1 - tail])
-    return (float(low), float(high)) if high > low else (float(low) - 0.5, float(high) + 0.5)
 
 
 def _beyond(values: NDArray, low: float, high: float) -> str:
@@ -328,12 +180,6 @@ def _degrees(degree: float, negative: str, positive: str) -> str:
     return f"{abs(degree):.0f}°{side}"
 
 
-def _two_colours(low: str, high: str):
-    from matplotlib.colors import ListedColormap
-
-    return ListedColormap([low, high])
-
-
 def _areas(outlines: "gpd.GeoDataFrame") -> NDArray:
     """In square degrees: they order basins and tell small ones, no more is asked of them."""
     from shapely import area
@@ -349,10 +195,7 @@ def _value_colours(values: "pd.Series", diverging: bool):
 
     numbers = values.to_numpy(dtype=np.float64)
     known = numbers[~np.isnan(numbers)]
-    low, high = _limits(known, 0.02)
-    if diverging:
-        high = max(abs(low), abs(high))
-        low = -high
+    low, high = scale_ends(known, 0.02, diverging=diverging)
     colours = colormaps["BrBG" if diverging else COLOURS].with_extremes(bad=MISSING)
     scale = ScalarMappable(Normalize(low, high), colours)
     return scale.to_rgba(np.ma.masked_invalid(numbers)), scale, _beyond(known, low, high)
@@ -401,6 +244,5 @@ def _draw_areas(axes: "Axes", shapes: "gpd.GeoSeries", colours: NDArray, zorder:
             edgecolors="#333333",
             linewidths=0.2,
             zorder=zorder,
-            rasterized=True,
         )  # fmt: skip
     )

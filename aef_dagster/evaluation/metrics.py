@@ -256,7 +256,7 @@ def _moment_metrics(obs: NDArray, sim: NDArray) -> dict[str, NDArray[np.float64]
         results = {
             "nse": nse(simulated, observed, reduce_dims="time"),
             "kge": parts["kge"],
-            "kge_2012": kge(simulated, observed, reduce_dims="time", method="2012"),
+            "kge_2012": _kge_2012(parts),
             "rmse": rmse(simulated, observed, reduce_dims="time"),
             "pearson_r": parts["rho"],
             "alpha_nse": parts["alpha"],
@@ -279,6 +279,15 @@ def _moment_metrics(obs: NDArray, sim: NDArray) -> dict[str, NDArray[np.float64]
         name: np.where(defined.get(name, True) & np.isfinite(values), values, np.nan)
         for name, values in results.items()
     }
+
+
+def _kge_2012(parts):
+    """KGE of Kling et al. 2012 (doi:10.1016/j.jhydrol.2012.01.011), from the parts of that of 2009.
+
+    Asked for by itself it would cost the three parts again, a quarter of all scores.
+    """
+    gamma = parts["alpha"] / parts["beta"]  # the ratio of the coefficients of variation
+    return 1 - ((parts["rho"] - 1) ** 2 + (gamma - 1) ** 2 + (parts["beta"] - 1) ** 2) ** 0.5
 
 
 def _paired(obs: ArrayLike, sim: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -1,28 +1,34 @@
 """Pictures of the study: what its experiments found, as PNG files.
 
-Here: distributions of skill, intervals, curves over k, matrices, scatter, bars. Numbers come in,
-bytes go out, in the look of figures.py. Not here: hydrographs (figures.py), maps (maps.py), the
-statistics that are drawn (statistics.py and others). matplotlib's objects only, never pyplot.
+Here: distributions of skill, intervals, curves over k, scatter, bars. Numbers come in, bytes go
+out, in the look of figure_style.py. Not here: hydrographs (figures.py), matrices (heatmaps.py),
+maps (maps.py), the statistics that are drawn (statistics.py and others).
 """
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from aef_dagster.evaluation.figures import CYCLE, GRID, png_of
+from aef_dagster.evaluation.figure_style import (
+    CYCLE,
+    cdf_line,
+    colour,
+    dashes,
+    plain_axes,
+    png_of,
+    scale_ends,
+    titled_figure,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 _MARKERS = "osD^vPX"
 _DASHES = ("--", ":", "-.", (0, (8, 3)), (0, (1, 3)))
-_GREY, _EMPTY = "#777777", "#d9d9d9"
-# Up to so many columns, the numbers of a matrix are written into its cells.
-_WRITTEN_COLUMNS = 20
+_GREY = "#777777"
 
 
 def cdf_panels_png(
@@ -55,7 +61,7 @@ def cdf_panels_png(
     names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
     columns = min(len(panels), 3)
     rows = -(-len(panels) // columns)
-    figure = _figure(3.5 * columns + (2.2 if columns == 1 else 0), 0.6 + 3.5 * rows, title)
+    figure = titled_figure(3.5 * columns + (2.2 if columns == 1 else 0), 0.6 + 3.5 * rows, title)
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     for axes, (design, lines) in zip(grid.flat, panels.items(), strict=False):
         sizes = {_known(scores).size for scores in lines.values()}
@@ -63,13 +69,7 @@ def cdf_panels_png(
             known = _known(scores)
             n = f" (n = {known.size})" if len(sizes) > 1 else ""
             median = f"{np.median(known):.3f}" if known.size else "none"
-            axes.step(
-                np.concatenate([[-np.inf], known, [np.inf]]),
-                np.append(np.arange(known.size + 1), known.size) / max(known.size, 1),
-                where="post", lw=1.8, color=_colour(names.index(label)),
-                ls=("-", "--", ":")[names.index(label) // len(CYCLE) % 3],
-                label=f"{label}: {median}{n}",
-            )  # fmt: skip
+            cdf_line(axes, known, names.index(label), f"{label}: {median}{n}")
         published = [
             axes.axvline(value, color=_GREY, lw=1.1, ls=_DASHES[i % len(_DASHES)])
             for i, value in enumerate((reference or {}).values())
@@ -80,7 +80,7 @@ def cdf_panels_png(
         axes.set(xlim=(-0.5, 1), ylim=(0, 1), xticks=[-0.5, 0, 0.5, 1])
         axes.legend(loc="upper left", frameon=True, framealpha=0.85, edgecolor="none", fontsize=8,
                     title="median", title_fontsize=8, alignment="left")  # fmt: skip
-        _plain(axes)
+        plain_axes(axes)
         axes.set_xlabel(metric)
         axes.tick_params(labelbottom=True)
     for axes in grid.flat[len(panels) :]:
@@ -113,7 +113,8 @@ def interval_plot_png(rows: pd.DataFrame, title: str, xlabel: str, *, zero: bool
     """
     labels = list(dict.fromkeys(rows["label"]))
     groups = list(dict.fromkeys(rows["group"])) if "group" in rows else [""]
-    figure = _figure(6.6, 1.2 + 0.36 * len(labels) + 0.13 * len(labels) * (len(groups) - 1), title)
+    height = 1.2 + 0.36 * len(labels) + 0.13 * len(labels) * (len(groups) - 1)
+    figure = titled_figure(6.6, height, title)
     axes = figure.subplots()
     for i, group in enumerate(groups):
         here = rows[rows["group"] == group] if "group" in rows else rows
@@ -121,8 +122,8 @@ def interval_plot_png(rows: pd.DataFrame, title: str, xlabel: str, *, zero: bool
         shift = 0.6 * ((i + 0.5) / len(groups) - 0.5)
         y = np.array([labels.index(label) for label in here["label"]]) + shift
         value, low, high = (here[name].to_numpy(float) for name in ("value", "low", "high"))
-        axes.hlines(y, low, high, color=_colour(i), lw=2.2, alpha=0.75)
-        axes.plot(value, y, _MARKERS[i % len(_MARKERS)], color=_colour(i), ms=6, mec="white",
+        axes.hlines(y, low, high, color=colour(i), lw=2.2, alpha=0.75)
+        axes.plot(value, y, _MARKERS[i % len(_MARKERS)], color=colour(i), ms=6, mec="white",
                   mew=0.8, label=str(group))  # fmt: skip
     if zero:
         axes.axvline(0, color="#222222", lw=1)
@@ -130,7 +131,7 @@ def interval_plot_png(rows: pd.DataFrame, title: str, xlabel: str, *, zero: bool
     axes.set(ylim=(len(labels) - 0.4, -0.6), xlabel=xlabel)
     if len(groups) > 1:
         _legend_beside(axes)
-    _plain(axes, grid="x")
+    plain_axes(axes, grid="x")
     return png_of(figure)
 
 
@@ -151,85 +152,22 @@ def scaling_curves_png(
     bytes
         A PNG file.
     """
-    figure = _figure(6.6, 4.2, title)
+    figure = titled_figure(6.6, 4.2, title)
     axes = figure.subplots()
     for i, (space, curve) in enumerate(curves.groupby("space", sort=False)):
         curve = curve.sort_values("k")
         k, value, low, high = (
             curve[name].to_numpy(float) for name in ("k", "value", "low", "high")
         )
-        axes.fill_between(k, low, high, color=_colour(i), alpha=0.13, lw=0)
-        axes.plot(k, value, marker=_MARKERS[i % len(_MARKERS)], color=_colour(i), lw=1.8, ms=5.5,
+        axes.fill_between(k, low, high, color=colour(i), alpha=0.13, lw=0)
+        axes.plot(k, value, marker=_MARKERS[i % len(_MARKERS)], color=colour(i), lw=1.8, ms=5.5,
                   mec="white", mew=0.7, label=str(space))  # fmt: skip
     ks = np.unique(curves["k"])
     if ks.size <= 10:
         axes.set_xticks(ks)
     axes.set(xlabel=xlabel, ylabel=ylabel)
     _legend_beside(axes)
-    _plain(axes)
-    return png_of(figure)
-
-
-def matrix_png(
-    matrix: ArrayLike,
-    rows: Sequence[str],
-    columns: Sequence[str],
-    title: str,
-    label: str,
-    *,
-    diverging: bool = False,
-    xlabel: str = "",
-    ylabel: str = "",
-) -> bytes:
-    """A matrix in colour with its numbers in the cells, such as trained on against tested on.
-
-    Parameters
-    ----------
-    matrix
-        Shape [row, column]; NaN is grey with a dash.
-    rows, columns
-        Names, shapes [row] and [column].
-    title, label, xlabel, ylabel
-        Texts; the label, with its unit, stands at the colour bar.
-    diverging
-        Colours from brown over white at 0 to green, as far to both sides.
-
-    Returns
-    -------
-    bytes
-        A PNG file. Numbers are left out beyond 20 columns.
-
-    Raises
-    ------
-    ValueError
-        Names do not fit the shape.
-    """
-    matrix = np.asarray(matrix, dtype=np.float64)
-    if matrix.shape != (len(rows), len(columns)):
-        raise ValueError(f"matrix {matrix.shape} for {len(rows)} rows, {len(columns)} columns")
-    low, high = _ends(matrix[np.isfinite(matrix)], diverging)
-    figure = _figure(2.6 + 0.62 * max(len(columns), 4), 1.7 + 0.46 * len(rows), title)
-    axes = figure.subplots()
-    axes.set_facecolor(_EMPTY)
-    image = axes.imshow(np.ma.masked_invalid(matrix), cmap="BrBG" if diverging else "viridis",
-                        vmin=low, vmax=high, aspect="auto")  # fmt: skip
-    figure.colorbar(image, ax=axes, label=label, shrink=0.9).outline.set_visible(False)
-    turned = max((len(name) for name in columns), default=0) > 7
-    axes.set_xticks(range(len(columns)), columns, rotation=35 if turned else 0,
-                    ha="right" if turned else "center", rotation_mode="anchor")  # fmt: skip
-    axes.set_yticks(range(len(rows)), rows)
-    axes.tick_params(length=0, labelsize=9)
-    axes.spines[:].set_visible(False)
-    axes.set(xlabel=xlabel, ylabel=ylabel)
-    if len(columns) <= _WRITTEN_COLUMNS:
-        # Brightness as the eye weighs it (ITU-R BT.709) decides between black and white digits.
-        bright = image.to_rgba(np.nan_to_num(matrix))[..., :3] @ [0.2126, 0.7152, 0.0722] > 0.45
-        for (row, column), value in np.ndenumerate(matrix):
-            known = bool(np.isfinite(value))
-            axes.text(column, row, f"{value:.2f}".replace("-", "−") if known else "–", ha="center",
-                      va="center", fontsize=8,
-                      color="#000000" if bright[row, column] or not known else "#ffffff",
-                      )  # fmt: skip
+    plain_axes(axes)
     return png_of(figure)
 
 
@@ -262,7 +200,7 @@ def scatter_png(
     across, up = pairs[:, np.isfinite(pairs).all(axis=0)]
     varied = across.size > 2 and np.ptp(across) > 0 and np.ptp(up) > 0
     rho = f"{spearmanr(across, up).statistic:.2f}".replace("-", "−") if varied else "undefined"
-    figure = _figure(5.4, 4.4, f"{title}\nSpearman's rho = {rho} (n = {across.size})")
+    figure = titled_figure(5.4, 4.4, f"{title}\nSpearman's rho = {rho} (n = {across.size})")
     axes = figure.subplots()
     (west, east), (south, north) = _middle(across), _middle(up)
     inside = (across >= west) & (across <= east) & (up >= south) & (up <= north)
@@ -278,7 +216,7 @@ def scatter_png(
     axes.set(xlim=(west, east), ylim=(south, north), xlabel=xlabel, ylabel=ylabel)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(loc="best", frameon=True, framealpha=0.85, edgecolor="none", fontsize=8)
-    _plain(axes)
+    plain_axes(axes)
     return png_of(figure)
 
 
@@ -308,7 +246,7 @@ def bars_png(
         A PNG file.
     """
     values = np.asarray(values, dtype=np.float64)
-    figure = _figure(6.6, 1.1 + 0.27 * len(labels), title)
+    figure = titled_figure(6.6, 1.1 + 0.27 * len(labels), title)
     axes = figure.subplots()
     y = np.arange(len(labels))
     axes.barh(y, values, height=0.72, color=CYCLE[4])
@@ -318,7 +256,7 @@ def bars_png(
     axes.axvline(0, color="#222222", lw=1)
     axes.set_yticks(y, labels)
     axes.set(ylim=(len(labels) - 0.4, -0.6), xlabel=xlabel)
-    _plain(axes, grid="x")
+    plain_axes(axes, grid="x")
     return png_of(figure)
 
 
@@ -339,40 +277,20 @@ def distributions_png(samples: Mapping[str, ArrayLike], *, title: str, xlabel: s
     """
     known = {label: _known(values) for label, values in samples.items()}
     every = np.concatenate([*known.values(), np.empty(0)])
-    low, high = _ends(every, diverging=False)
+    low, high = scale_ends(every)
     edges = np.linspace(low, high, 51)
-    figure = _figure(6.6, 4.0, title)
+    figure = titled_figure(6.6, 4.0, title)
     axes = figure.subplots()
     for i, (label, values) in enumerate(known.items()):
         shares = np.histogram(values, edges)[0] / max(values.size, 1)
         median = f"{np.median(values):.2f}".replace("-", "−") if values.size else "none"
-        axes.stairs(shares, edges, color=_colour(i), lw=1.8, label=f"{label}: median {median}",
-                    ls=("-", "--", ":")[i // len(CYCLE) % 3])  # fmt: skip
+        axes.stairs(shares, edges, color=colour(i), lw=1.8, label=f"{label}: median {median}",
+                    ls=dashes(i))  # fmt: skip
     axes.set(xlim=(low, high), xlabel=xlabel, ylabel="share of values in a bin")
     axes.set_ylim(bottom=0)
     _legend_beside(axes)
-    _plain(axes)
+    plain_axes(axes)
     return png_of(figure)
-
-
-def _figure(width: float, height: float, title: str) -> "Figure":
-    """An empty figure, inches; sharp where a page shows it at two thirds of its pixels."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
-    if title:
-        figure.suptitle(title, fontsize=11, x=0.01, ha="left")
-    return figure
-
-
-def _plain(axes: "Axes", grid: Literal["both", "x"] = "both") -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis=grid, color=GRID, lw=0.6)
-    axes.set_axisbelow(True)
-    axes.tick_params(labelsize=9)
-    if grid == "x":
-        axes.spines["left"].set_visible(False)
-        axes.tick_params(axis="y", length=0)
 
 
 def _legend_beside(axes: "Axes") -> None:
@@ -380,23 +298,10 @@ def _legend_beside(axes: "Axes") -> None:
     axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=9)
 
 
-def _colour(i: int) -> str:
-    return CYCLE[i % len(CYCLE)]
-
-
 def _known(values: ArrayLike) -> NDArray[np.float64]:
     """What is finite, ascending."""
     values = np.asarray(values, dtype=np.float64).ravel()
     return np.sort(values[np.isfinite(values)])
-
-
-def _ends(values: NDArray, diverging: bool) -> tuple[float, float]:
-    """Least and largest value, apart from each other; about 0 if diverging."""
-    if diverging:
-        largest = float(np.abs(values).max(initial=0.0)) or 1.0
-        return -largest, largest
-    low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 1.0)
-    return (low, high) if high > low else (low - 0.5, high + 0.5)
 
 
 def _middle(values: NDArray) -> tuple[float, float]:
@@ -406,6 +311,6 @@ def _middle(values: NDArray) -> tuple[float, float]:
         fence = 3 * (high - low)
         if fence > 0:
             values = values[(values >= low - fence) & (values <= high + fence)]
-    least, largest = _ends(values, diverging=False)
+    least, largest = scale_ends(values)
     room = 0.04 * (largest - least)
     return least - room, largest + room

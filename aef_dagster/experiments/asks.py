@@ -14,7 +14,8 @@ from aef_dagster.basins.periods import Periods
 from aef_dagster.errors import UserError
 from aef_dagster.experiments.designs import Split
 from aef_dagster.experiments.sizes import Size
-from aef_dagster.models.jobs import BUDGETS, TrainingJob, recipe_named
+from aef_dagster.models.jobs import TrainingJob
+from aef_dagster.models.recipes import BUDGETS, recipe_named
 
 
 @dataclass(frozen=True)

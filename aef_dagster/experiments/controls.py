@@ -8,7 +8,7 @@ import pandas as pd
 
 from aef_dagster.experiments import designs
 from aef_dagster.experiments.asks import Plan, StudyBasins, regional
-from aef_dagster.experiments.estimates import Estimates, interval, verdict
+from aef_dagster.experiments.estimates import DIFFERENCES_NOTE, Estimates, interval, verdict
 from aef_dagster.experiments.evidence import Evidence
 from aef_dagster.experiments.reading import Check, Picture, Reading, Table
 from aef_dagster.experiments.sizes import Size
@@ -75,7 +75,11 @@ def read(evidence: Evidence) -> Reading:
         name=NAME, title=TITLE, question=QUESTION, findings=findings,
         numbers={"aef_minus_none": none["value"], "aef_minus_shuffled": shuffled["value"]},
         estimates=found.frame(),
-        tables=(Table("Scores", pd.DataFrame(rows)), Table("Paired differences", table)),
+        tables=(
+            Table("Scores", pd.DataFrame(rows), "Median NSE over basins, and its bootstrap "
+                  "interval; `none`, `random` and `shuffled` are the controls."),
+            Table("Paired differences", table, DIFFERENCES_NOTE),
+        ),
         pictures=(
             Picture(
                 "NSE with and without knowing the basin",
@@ -85,7 +89,8 @@ def read(evidence: Evidence) -> Reading:
             ),
             Picture("Against the controls", interval_plot_png(
                 shown, title=f"{evidence.prefix}paired difference of NSE",
-                xlabel="median over basins, 95 % bootstrap interval")),
+                xlabel="median over basins, 95 % bootstrap interval"),
+                "Right of the line: knowing the basin serves better than the control."),
         ),
         checks=(
             Check(

@@ -176,7 +176,7 @@ def _each_cluster(
     evidence: Evidence, near: dict[str, pd.Series], found: Estimates
 ) -> tuple[list[Picture], dict[str, dict]]:
     """Learned from each cluster, tested in each; and all basins against the own cluster."""
-    from aef_dagster.evaluation.study_figures import matrix_png
+    from aef_dagster.evaluation.heatmaps import matrix_png
 
     clusters = pd.Series(evidence.basins.labels("aef", evidence.size.most_clusters))
     names = [f"cluster {c}" for c in sorted(clusters.unique())]
@@ -287,12 +287,13 @@ def _counts(evidence: Evidence) -> list[int]:
 def _cluster_maps(evidence: Evidence) -> list[Picture]:
     import geopandas
 
-    from aef_dagster.evaluation.maps import png_bytes, polygon_map
+    from aef_dagster.evaluation.figure_style import png_of
+    from aef_dagster.evaluation.maps import polygon_map
 
     outlines = geopandas.read_parquet(evidence.outlines).set_index("gauge_id")
     size = evidence.size
     return [
-        Picture(title, png_bytes(polygon_map(
+        Picture(title, png_of(polygon_map(
             outlines, pd.Series(evidence.basins.labels(scheme, most)).map("cluster {}".format),
             title=f"{evidence.prefix}{title}", label="", categorical=True)))
         for title, scheme, most in (

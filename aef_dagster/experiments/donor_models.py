@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from aef_dagster.basins.periods import Periods
-from aef_dagster.models.jobs import BUDGETS, RECIPES, TrainingJob
+from aef_dagster.models.jobs import TrainingJob
+from aef_dagster.models.recipes import BUDGETS, RECIPES
 from aef_dagster.similarity.donors import soft_weights, top_k, unknown_basin
 
 # A choice of donors that takes all basins, weighted by their similarity in a space.

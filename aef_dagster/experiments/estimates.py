@@ -11,6 +11,16 @@ import pandas as pd
 
 from aef_dagster.evaluation.statistics import bootstrap_median, paired_difference, summarise
 
+# For readers of a table of differences.
+DIFFERENCES_NOTE = (
+    "Median over basins of the difference. The interval holds the middle 95 % of the medians of "
+    "resampled HUC-2 regions (of resampled basins, where there are fewer than eight regions), "
+    "while p is Wilcoxon's signed-rank test, which ranks how far each basin differs and takes "
+    "neighbouring basins for independent: so p may be small where the interval includes 0, and "
+    "`higher` or `lower` is said by the interval alone. p is not corrected for the number of "
+    "comparisons."
+)
+
 COLUMNS = [
     "measure", "of", "against", "design", "k", "n_basins", "value", "low", "high", "p",
 ]  # fmt: skip

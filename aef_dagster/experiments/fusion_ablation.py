@@ -42,7 +42,7 @@ def read(evidence: Evidence) -> Reading:
     """Each way against the study's one layer, with its number of parameters."""
     from aef_dagster.basins.dataset import FORCINGS
     from aef_dagster.evaluation.study_figures import interval_plot_png
-    from aef_dagster.models.jobs import BUDGETS, recipe_named
+    from aef_dagster.models.recipes import BUDGETS, recipe_named
     from aef_dagster.models.simulate import parameter_count
     from aef_dagster.models.statics import COLUMNS
 

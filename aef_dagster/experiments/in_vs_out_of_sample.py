@@ -10,7 +10,7 @@ import pandas as pd
 from aef_dagster.basins.subsets import camels_531
 from aef_dagster.experiments import designs
 from aef_dagster.experiments.asks import Plan, StudyBasins, regional
-from aef_dagster.experiments.estimates import Estimates, interval, verdict
+from aef_dagster.experiments.estimates import DIFFERENCES_NOTE, Estimates, interval, verdict
 from aef_dagster.experiments.evidence import Evidence
 from aef_dagster.experiments.published import KRATZERT_MEDIANS, STUDY_MEDIANS
 from aef_dagster.experiments.reading import Picture, Reading, Table
@@ -133,10 +133,7 @@ def read(evidence: Evidence) -> Reading:
     tables = [
         Table("Scores", pd.DataFrame(rows), "NSE over the test period; of several seeds a basin "
               "counts with its median."),
-        Table("Paired differences", _difference_table(differences),
-              "Median over basins of the difference; bootstrap interval over HUC-2 regions (over "
-              "basins where there are fewer than eight regions); Wilcoxon signed-rank p, which "
-              "takes basins for independent and is not corrected for the number of comparisons."),
+        Table("Paired differences", _difference_table(differences), DIFFERENCES_NOTE),
         Table("By distance to the nearest basin learned from", distance),
     ]  # fmt: skip
     if len(subset):
@@ -215,23 +212,24 @@ def _by_distance(evidence: Evidence, scores: dict, found: Estimates) -> pd.DataF
 def _maps(evidence: Evidence, scores: dict) -> list[Picture]:
     import geopandas
 
-    from aef_dagster.evaluation.maps import png_bytes, polygon_map
+    from aef_dagster.evaluation.figure_style import png_of
+    from aef_dagster.evaluation.maps import polygon_map
 
     outlines = geopandas.read_parquet(evidence.outlines).set_index("gauge_id")
     gain = scores[STUDY] - scores[BASELINE]
     return [
         Picture(
             "Where it works",
-            png_bytes(polygon_map(outlines, scores[STUDY].clip(lower=-0.5),
-                                  title=f"{evidence.prefix}NSE of unseen basins, told {STUDY}",
-                                  label="NSE (cut at -0.5)")),
+            png_of(polygon_map(outlines, scores[STUDY].clip(lower=-0.5),
+                               title=f"{evidence.prefix}NSE of unseen basins, told {STUDY}",
+                               label="NSE (cut at -0.5)")),
             "Each basin simulated by a model that never saw it.",
         ),
         Picture(
             "Where AlphaEarth helps",
-            png_bytes(polygon_map(outlines, gain.clip(-0.5, 0.5),
-                                  title=f"{evidence.prefix}NSE told {STUDY} less {BASELINE}",
-                                  label="difference of NSE (cut at 0.5)", diverging=True)),
+            png_of(polygon_map(outlines, gain.clip(-0.5, 0.5),
+                               title=f"{evidence.prefix}NSE told {STUDY} less {BASELINE}",
+                               label="difference of NSE (cut at 0.5)", diverging=True)),
             "Above 0: the embedding helped this basin.",
         ),
     ]  # fmt: skip

@@ -120,7 +120,8 @@ def _similarity_maps(
     """How like one basin all others are, in two spaces: the one that is most like all others."""
     import geopandas
 
-    from aef_dagster.evaluation.maps import png_bytes, polygon_map
+    from aef_dagster.evaluation.figure_style import png_of
+    from aef_dagster.evaluation.maps import polygon_map
 
     outlines = geopandas.read_parquet(evidence.outlines).set_index("gauge_id").loc[ids]
     target = int(np.argmax(matrices["aef"].mean(axis=1)))
@@ -128,7 +129,7 @@ def _similarity_maps(
     return [
         Picture(
             f"Who is like {ids[target]}, by {space}",
-            png_bytes(polygon_map(
+            png_of(polygon_map(
                 outlines, pd.Series(matrices[space][target], index=ids),
                 title=f"{evidence.prefix}similarity to {ids[target]} by {space}",
                 label="cosine", diverging=True,

@@ -105,7 +105,8 @@ def read(evidence: Evidence) -> Reading:
 
 def _years(evidence: Evidence) -> Picture:
     from aef_dagster.embeddings.stability import median_cosines
-    from aef_dagster.evaluation.maps import png_bytes, year_heatmap
+    from aef_dagster.evaluation.figure_style import png_of
+    from aef_dagster.evaluation.heatmaps import year_heatmap
 
     cosines = median_cosines(evidence.yearly)
     figure = year_heatmap(
@@ -114,7 +115,7 @@ def _years(evidence: Evidence) -> Picture:
         title=f"{evidence.prefix}median cosine of two years",
     )
     return Picture(
-        "How alike years are", png_bytes(figure), "Over all basins, embeddings of two years."
+        "How alike years are", png_of(figure), "Over all basins, embeddings of two years."
     )
 
 

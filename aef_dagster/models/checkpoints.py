@@ -113,12 +113,18 @@ class Checkpoint:
             for row in self._json("scores.json")
         ]
 
-    def simulation(self) -> "pd.DataFrame":
-        """Test period of all targets: gauge_id, date, obs, sim, sim_std, flows in mm/day."""
+    def simulation(self, columns: list[str] | None = None) -> "pd.DataFrame":
+        """Test period of all targets: gauge_id, date, obs, sim, sim_std, flows in mm/day.
+
+        Parameters
+        ----------
+        columns
+            Those wanted; None = all.
+        """
         import pandas as pd
 
         try:
-            return pd.read_parquet(self.folder / "simulation.parquet")
+            return pd.read_parquet(self.folder / "simulation.parquet", columns=columns)
         except (OSError, ValueError) as error:  # Arrow's errors are ValueErrors
             raise self._unreadable("simulation.parquet", error) from None
 

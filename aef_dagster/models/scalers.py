@@ -5,7 +5,7 @@ Not here: choosing donors and periods (jobs.py), reading arrays (data.py).
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Self, TypeVar
 
 import numpy as np
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from aef_dagster.errors import UserError
 from aef_dagster.models.data import StaticTable
-from aef_dagster.models.jobs import Scaling
+from aef_dagster.models.recipes import Scaling
 
 # What `Scaling.log_sqrt` applies to: what falls or leaves in bursts, besides flow.
 SKEWED = ("prcp", "pet")
@@ -289,7 +289,9 @@ class Scaler:
 
     def to_json(self) -> dict[str, Any]:
         """The statistics as plain values that `json` can write; floats survive unchanged."""
-        return asdict(self)
+        # Field by field: `asdict` copies each of a thousand numbers by itself.
+        told = {field.name: getattr(self, field.name) for field in fields(self)}
+        return told | {"scaling": asdict(self.scaling), "categories": dict(self.categories)}
 
     @classmethod
     def from_json(cls, described: dict[str, Any]) -> Self:

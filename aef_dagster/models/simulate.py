@@ -14,7 +14,7 @@ from aef_dagster.models.checkpoints import Checkpoint
 from aef_dagster.models.committees import parted
 from aef_dagster.models.data import TrainingData
 from aef_dagster.models.inputs import flow_units, refuse_gaps
-from aef_dagster.models.jobs import Recipe
+from aef_dagster.models.recipes import Recipe
 from aef_dagster.models.scoring import simulation_table
 
 if TYPE_CHECKING:

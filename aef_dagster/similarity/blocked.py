@@ -2,6 +2,9 @@
 
 Here: the ranking that `similarity_aef` and `rank_donors` give, cut at rank k, made from blocks of
 rows. The whole matrix of 100,000 basins would be 75 GiB.
+Used by benchmarks/donors_100k.py, which shows how many basins can be ranked on one machine, and not
+by the assets: they keep all pairs as tables and rank every basin, since a donor that cannot be used
+is replaced by the next one and `soft_aef` weighs them all, and that is 4 MB for 671 basins.
 Not here: spaces whose similarities are no cosines of one table of vectors (`fusion`), and the rule
 for ties (donors.py).
 """

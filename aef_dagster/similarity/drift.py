@@ -2,7 +2,7 @@
 
 Here: the k best donors before and after, compared target by target, and the targets whose donors
 moved. Ranked donors come in (donors.py), a small frame goes out.
-Not here: why embeddings changed (embeddings/stability.py), what is trained anew.
+Not here: why embeddings changed (embeddings/stability.py, trend.py), what is trained anew.
 """
 
 import numpy as np

@@ -114,6 +114,9 @@ class StudyRecord:
 
 Record = TrackedRun | StudyRecord
 
+# Beside a record while it is sent: left by a death in the middle.
+BEGUN = ".begun"
+
 
 class Outbox:
     """The files of one home.
@@ -175,10 +178,19 @@ class Outbox:
                            path.name, error, refused)  # fmt: skip
             return None
 
+    def begin(self, path: Path) -> bool:
+        """Note that a record is being sent; whether somebody had begun and did not tick it off."""
+        mark = path.with_suffix(BEGUN)
+        begun = mark.exists()
+        with writing(mark):
+            mark.touch()
+        return begun
+
     def tick_off(self, path: Path, record: Record, entry: dict[str, Any]) -> None:
         """Move a record that was sent to the ledger."""
         _write_json(self.ledger / f"{record.ledger_name}.json", entry | {"uri": masked(self.uri)})
         path.unlink(missing_ok=True)
+        path.with_suffix(BEGUN).unlink(missing_ok=True)
 
     def entry(self, ledger_name: str) -> dict[str, Any] | None:
         """What the ledger knows of a record, None if this store was not told of it."""

@@ -2,8 +2,9 @@
 
 A trained basin leaves a JSON file in the outbox; `drain` sends it and moves it to the ledger
 `outbox/sent/`, which remembers the MLflow run it became. A dead MLflow therefore costs seconds and
-never a training, and nothing is sent twice: the ledger is asked first, then MLflow itself by tag
-(for the case that we died between the two). An experiment's results go the same way, to the parent
+never a training, and nothing is sent twice: the ledger is asked first, then MLflow itself by tag,
+unless nothing can be there: the parent was made a moment ago, and nobody died while sending the
+record. An experiment's results go the same way, to the parent
 run of its trainings, and a later reading of them replaces an earlier one.
 
 Here: what is sent, and when. Not here: the records and their files (outbox.py), reaching MLflow
@@ -73,6 +74,8 @@ class Tracking:
         self._client: tuple[Any, str] | None = None
         # Run ids of the parents met since the connection was made: each result would ask again.
         self._parents: dict[str, str] = {}
+        # Keys of those that were not there before: below them is what the ledger knows.
+        self._new_parents: set[str] = set()
         self._silent_until = 0.0
 
     @property
@@ -148,7 +151,8 @@ class Tracking:
                     if record is None:
                         continue
                     if isinstance(record, TrackedRun):
-                        entry = self._send(client, experiment_id, record)
+                        begun = self._box.begin(path)
+                        entry = self._send(client, experiment_id, record, begun)
                     else:
                         entry = self._send_study(client, experiment_id, record)
                     self._box.tick_off(path, record, entry | {"experiment_id": experiment_id})
@@ -199,14 +203,19 @@ class Tracking:
             logger.warning("MLflow: the summary was not written: %s", type(error).__name__)
             return None
 
-    def _send(self, client, experiment_id: str, run: TrackedRun) -> dict[str, Any]:
+    def _send(
+        self, client, experiment_id: str, run: TrackedRun, begun_before: bool
+    ) -> dict[str, Any]:
         from mlflow.entities import Metric, Param, RunTag
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
         if run.parent_key not in self._parents:
             self._parents[run.parent_key] = self._parent(
                 client, experiment_id, run.parent_key, run.parent_name, run.parent_tags
             ).info.run_id
-        known = find_run(client, experiment_id, "record_key", run.key)
+        known = None
+        if begun_before or run.parent_key not in self._new_parents:
+            known = find_run(client, experiment_id, "record_key", run.key)
         if known is not None and known.info.status == "FINISHED":
             return {"run_id": known.info.run_id}
         tags = {
@@ -227,9 +236,11 @@ class Tracking:
         client.log_batch(run_id, metrics[:BATCH], params, texts)
         for start in range(BATCH, len(metrics), BATCH):
             client.log_batch(run_id, metrics[start : start + BATCH])
+        # The client's own `log_artifact` asks for the run again with each file.
+        files = get_artifact_repository(known.info.artifact_uri, self.uri)
         for artifact in run.artifacts:
             if Path(artifact).exists():
-                client.log_artifact(run_id, artifact)
+                files.log_artifact(artifact)
         client.set_terminated(run_id, end_time=ended)
         return {"run_id": run_id}
 
@@ -280,6 +291,7 @@ class Tracking:
         tags = {**(tags or {}), "parent_key": key, "mlflow.runName": name}
         created = client.create_run(experiment_id, tags=tags)
         client.set_terminated(created.info.run_id)
+        self._new_parents.add(key)
         return created
 
     def _page_of(self, entry: dict[str, Any] | None) -> str | None:
@@ -294,7 +306,7 @@ class Tracking:
             client = connect(self.uri)
             if absent:
                 self._box.forget()
-            self._parents = {}
+            self._parents, self._new_parents = {}, set()
             self._client = client, make_experiment(client, self.uri, self.artifacts)
         return self._client
 

@@ -1,114 +1,23 @@
-"""Fetching published tables from a server on this machine, with its faults."""
+"""Fetching tables by their address from a server on this machine, with its faults."""
 
-import functools
 import hashlib
-import io
 import json
 import re
-import threading
-import zipfile
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import urlsplit
 
-import pandas as pd
 import pytest
 
-from aef_dagster.embeddings.bands import BANDS
-from aef_dagster.embeddings.download import (
-    PIECE,
-    ZENODO_RECORD,
-    download_published,
-    download_table,
-    published_table_files,
-)
+from aef_dagster.embeddings.download import PIECE, download_table
 from aef_dagster.embeddings.table import TableSource
 from aef_dagster.errors import DataFileError, UserError
-
-
-@functools.cache
-def table(year: int) -> bytes:
-    """A table of 0.6 MB: of a shorter one, nothing would be kept of half of it."""
-    ids = [f"{1_000_000 + i:08d}" for i in range(2000)]
-    rows = {"hru_id": ids, "year": [year] * len(ids), **dict.fromkeys(BANDS, 0.1)}
-    return pd.DataFrame(rows).to_csv(index=False).encode()
-
-
-def zipped(**members: bytes) -> bytes:
-    content = io.BytesIO()
-    with zipfile.ZipFile(content, "w") as archive:
-        for name, data in members.items():
-            archive.writestr(name, data)
-    return content.getvalue()
-
-
-@dataclass
-class Server:
-    """Files by path, what was asked, and faults that go off one a request."""
-
-    url: str = ""
-    files: dict[str, bytes] = field(default_factory=dict)
-    kinds: dict[str, str] = field(default_factory=dict)
-    asked: list[tuple[str, str | None]] = field(default_factory=list)
-    faults: list[object] = field(default_factory=list)
-    ranges: bool = True
-    tags: bool = True
-
-
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    # Else header and body leave as two packets, and the second waits 40 ms for an answer.
-    wbufsize = 1 << 16
-    disable_nagle_algorithm = True
-
-    def do_GET(self):
-        state: Server = self.server.state
-        path, wanted = urlsplit(self.path).path, self.headers.get("Range")
-        state.asked.append((path, wanted))
-        fault = state.faults.pop(0) if state.faults else None
-        if isinstance(fault, int):
-            return self.reply(fault, b"refused")
-        if path not in state.files:
-            return self.reply(404, b"no such file")
-        content = state.files[path]
-        tag = f'"{hashlib.md5(content).hexdigest()}"'
-        headers = {"Content-Type": state.kinds.get(path, "application/octet-stream")}
-        headers |= {"ETag": tag} if state.tags else {}
-        same = self.headers.get("If-Range") in (None, tag)
-        start = int(re.match(r"bytes=(\d+)-", wanted)[1]) if wanted else 0
-        if wanted and same and state.ranges:
-            if start >= len(content):
-                return self.reply(416, b"")
-            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
-            return self.reply(206, content[start:], headers, fault)
-        return self.reply(200, content, headers, fault)
-
-    def reply(self, status, content, headers=None, fault=None):
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(content) + (7 if fault == "longer" else 0)))
-        for name, value in (headers or {}).items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(content[: len(content) // 2] if fault == "cut" else content)
-        self.close_connection = fault in ("cut", "longer")
-
-    def log_message(self, *args):
-        pass
+from aef_dagster_tests.embeddings.file_server import serving_files, table, zipped
 
 
 @pytest.fixture
 def server():
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    http.daemon_threads = True
-    http.state = Server(f"http://127.0.0.1:{http.server_port}")
-    http.state.files = {"/t/BasinEmbeddings_2020.csv": table(2020)}
-    thread = threading.Thread(target=http.serve_forever, args=(0.02,))
-    thread.start()
-    yield http.state
-    http.shutdown()
-    thread.join()
-    http.server_close()
+    with serving_files() as state:
+        state.files = {"/t/BasinEmbeddings_2020.csv": table(2020)}
+        yield state
 
 
 @pytest.fixture
@@ -313,76 +222,3 @@ def test_a_zip_with_a_damaged_member(server, fetch, tmp_path):
     with pytest.raises(DataFileError, match="cannot be unpacked: Bad CRC-32 for file 'b.csv'"):
         fetch("/all.zip")
     assert list(tmp_path.rglob("*.csv")) == []
-
-
-# Zenodo
-
-
-def record(server: Server, **files: bytes) -> None:
-    """A record as Zenodo lists it, with these files behind it."""
-    listed = []
-    for name, content in files.items():
-        path = f"/api/records/{ZENODO_RECORD}/files/{name}/content"
-        server.files[path] = content
-        listed.append({
-            "key": name, "size": len(content), "links": {"self": server.url + path},
-            "checksum": f"md5:{hashlib.md5(content).hexdigest()}",
-        })  # fmt: skip
-    server.files[f"/api/records/{ZENODO_RECORD}"] = json.dumps({"files": listed}).encode()
-
-
-def test_the_files_of_a_record(server, tmp_path):
-    names = ["BasinEmbeddings_2019.csv", "more.zip", "README.md"]
-    contents = [table(2019), zipped(**{"x/B_2020.csv": table(2020)}), b"read me"]
-    record(server, **dict(zip(names, contents, strict=True)))
-    listed = published_table_files(base=server.url)
-    assert [file.name for file in listed] == names
-    assert listed[0].size == len(table(2019))
-    paths = download_published(tmp_path / "tables", base=server.url)
-    assert [path.name for path in paths] == ["BasinEmbeddings_2019.csv", "B_2020.csv"]
-    assert TableSource(tmp_path / "tables").years() == (2019, 2020)
-    assert not any("README" in path for path, _ in server.asked)
-
-
-def test_a_file_of_a_record_with_another_checksum(server, tmp_path):
-    record(server, **{"B_2019.csv": table(2019)})
-    path = f"/api/records/{ZENODO_RECORD}/files/B_2019.csv/content"
-    server.files[path] = table(2019).replace(b"0.1", b"0.2", 1)
-    with pytest.raises(UserError, match=r"has md5 \w{32}, not \w{32}"):
-        download_published(tmp_path, base=server.url)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_record_that_changed_is_fetched_anew(server, tmp_path):
-    for content in (table(2019), table(2018)):  # of one size
-        record(server, **{"B.csv": content})
-        for _ in range(2):
-            (path,) = download_published(tmp_path, base=server.url)
-            assert path.read_bytes() == content
-    assert len([path for path, _ in server.asked if path.endswith("/content")]) == 2
-
-
-@pytest.mark.parametrize(
-    ("answer", "told"),
-    [
-        (None, "answered 404 .*by hand.*AEF_EMBEDDINGS_DIR"),
-        (b"<html>", "does not list files as Zenodo does"),
-        (b"[]", "does not list files"),
-        (b'{"metadata": {}}', "does not list files"),
-        (b'{"files": [{"key": "a.csv"}]}', "does not list files"),
-        (b'{"files": []}', "no open files"),
-    ],
-)
-def test_a_record_of_another_form(server, answer, told):
-    if answer is not None:
-        server.files[f"/api/records/{ZENODO_RECORD}"] = answer
-    with pytest.raises(UserError, match=told):
-        published_table_files(base=server.url)
-
-
-def test_a_record_without_tables(server, tmp_path):
-    record(server, **{"README.md": b"read me"})
-    with pytest.raises(UserError, match=r"no .csv, .parquet or .zip but: README.md"):
-        download_published(tmp_path, base=server.url)
-    with pytest.raises(UserError, match=r"is not reached \(ConnectionError\).*by hand"):
-        published_table_files(base="http://127.0.0.1:9")

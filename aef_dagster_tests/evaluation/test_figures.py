@@ -132,13 +132,6 @@ def test_skill_cdf_takes_missing_and_empty_scores():
     assert png(figures.skill_cdf_png(scores, metric="rmse")).width > 300
 
 
-def test_heatmap_with_and_without_names():
-    matrix = np.eye(5)
-    assert png(figures.similarity_heatmap_png(matrix, list("abcde"), title="aef")).width > 300
-    large = np.random.default_rng(0).uniform(-1, 1, (300, 300))
-    assert png(figures.similarity_heatmap_png(large)).width > 300
-
-
 def test_no_pyplot_and_nothing_heavy_on_import():
     code = (
         "import sys; from aef_dagster.evaluation import figures, metrics, statistics, splits\n"

@@ -1,46 +1,16 @@
 """Pictures of the study: what they draw, that odd numbers are drawn too, and their size."""
 
-import io
-
-import geopandas as gpd
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.collections import PathCollection
-from matplotlib.colors import to_rgba
-from PIL import Image
-from shapely.geometry import box
 
-from aef_dagster.evaluation import maps, study_figures
+from aef_dagster.evaluation import study_figures
+from aef_dagster_tests.evaluation.pictures import keeping_figures, legend_of, opened, texts
 
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """The figures that were turned into PNGs, in order."""
-    figures, png_of = [], study_figures.png_of
-
-    def kept(figure):
-        figures.append(figure)
-        return png_of(figure)
-
-    monkeypatch.setattr(study_figures, "png_of", kept)
-    return figures
-
-
-def opened(content: bytes) -> Image.Image:
-    assert len(content) < 150_000
-    image = Image.open(io.BytesIO(content))
-    assert image.format == "PNG"
-    assert image.convert("RGB").getpixel((0, 0)) == (255, 255, 255)  # readable on a dark page
-    return image
-
-
-def texts(artists):
-    return [artist.get_text() for artist in artists]
-
-
-def legend_of(axes):
-    return texts(axes.get_legend().get_texts())
+    return keeping_figures(monkeypatch, study_figures)
 
 
 def test_cdf_panels_keep_colours_and_name_medians_and_published_lines(drawn):
@@ -113,22 +83,6 @@ def test_scaling_curves_run_over_ascending_k(drawn):
     assert list(axes.get_xticks()) == [100, 200, 400]
 
 
-def test_matrix_writes_its_numbers(drawn):
-    matrix = [[0.1, np.nan, -0.5], [0.3, 0.2, 0.0]]
-    opened(
-        study_figures.matrix_png(matrix, ["a", "b"], ["c", "d", "e"], "t", "NSE", diverging=True)
-    )
-    axes = drawn[0].axes[0]
-    assert texts(axes.texts) == ["0.10", "–", "−0.50", "0.30", "0.20", "0.00"]
-    assert axes.images[0].get_clim() == (-0.5, 0.5)
-    # Digits are white on the darkest cell and black on the white one.
-    assert [axes.texts[i].get_color() for i in (2, 5)] == ["#ffffff", "#000000"]
-    study_figures.matrix_png(np.full((1, 21), np.nan), ["a"], ["c"] * 21, "t", "NSE")
-    assert not drawn[1].axes[0].texts
-    with pytest.raises(ValueError, match=r"matrix \(2, 3\) for 1 rows, 3 columns"):
-        study_figures.matrix_png(matrix, ["a"], ["c", "d", "e"], "t", "NSE")
-
-
 def test_scatter_tells_the_rank_correlation_and_keeps_one_basin_from_flattening_the_rest(drawn):
     x = np.linspace(0, 1, 300)
     y = np.where(np.arange(300) == 150, -30.0, 2 * x + 1)
@@ -170,88 +124,3 @@ def test_distributions_are_shares_of_their_own_values(drawn):
     assert [float(share.sum()) for share in shares] == pytest.approx([1, 1, 0])
     assert shares[0][0] == 0.5
     assert legend_of(axes) == ["aef: median 0.25", "random: median 0.50", "none: median none"]
-
-
-@pytest.fixture
-def outlines():
-    hollow = box(-100, 38, -96, 42).difference(box(-99, 39, -97, 41))
-    shapes = [box(-98.5, 39.5, -98, 40), hollow, box(-80, 35, -79.99, 35.01)]
-    index = pd.Index(["00000001", "00000002", "00000003"], name="gauge_id")
-    return gpd.GeoDataFrame(geometry=shapes, index=index, crs="EPSG:4326")
-
-
-def areas_of(axes):
-    """Basins and dots of a map, those without a value first."""
-    drawn = [item for item in axes.collections if isinstance(item, PathCollection)]
-    return sorted(drawn, key=lambda item: item.zorder)
-
-
-def test_polygons_are_filled_and_a_small_one_gets_a_dot(outlines):
-    values = pd.Series({"00000002": 0.2, "00000003": 0.8, "99999999": 5.0})
-    figure = maps.polygon_map(outlines, values, "SAMPLE: NSE", "NSE")
-    axes, bar = figure.axes
-    grey_areas, grey_dots, areas, dots = areas_of(axes)
-    assert len(grey_areas.get_paths()) == 1
-    assert len(grey_dots.get_offsets()) == 0
-    np.testing.assert_allclose(grey_areas.get_facecolor()[0], to_rgba(maps.MISSING), atol=0.01)
-    assert len(areas.get_paths()) == 2
-    np.testing.assert_allclose(dots.get_offsets(), [[-79.995, 35.005]], atol=1e-6)
-    np.testing.assert_allclose(dots.get_facecolor()[0], areas.get_facecolor()[1])
-    assert legend_of(axes) == ["no value (1 basins)"]
-    assert (axes.get_title(loc="left"), bar.get_ylabel()) == ("SAMPLE: NSE", "NSE")
-    assert "80°W" in texts(axes.get_xticklabels())
-    opened(maps.png_bytes(figure))
-
-
-def test_differences_are_white_at_zero(outlines):
-    values = pd.Series([-0.1, 0.0, 0.4], outlines.index)
-    figure = maps.polygon_map(outlines, values, "t", "NSE", diverging=True)
-    *_, areas, _dots = areas_of(figure.axes[0])
-    np.testing.assert_allclose(figure.axes[1].get_ylim(), np.array([-1, 1]) * 0.384)
-    large, lower, higher = (areas.get_facecolor()[i][:3] for i in (0, 1, 2))
-    assert min(large) > 0.95  # the second outline is the largest, and its value is 0
-    assert lower[0] > lower[2]  # brown
-    assert higher[1] > higher[0]  # green
-
-
-def test_the_hole_of_a_polygon_stays_free(outlines):
-    figure = maps.polygon_map(outlines.iloc[[1]], pd.Series({"00000002": 1.0}), "t", "NSE")
-    picture = np.asarray(opened(maps.png_bytes(figure)).convert("RGB")).astype(int)
-    axes, height = figure.axes[0], picture.shape[0]
-
-    def colour_at(lon, lat):
-        x, y = axes.transData.transform((lon, lat)).astype(int)
-        return picture[height - y, x]
-
-    assert np.ptp(colour_at(-98.3, 40.3)) < 8  # white
-    assert colour_at(-98.3, 40.3).min() > 240
-    assert np.ptp(colour_at(-99.6, 40.3)) > 30
-
-
-def test_groups_have_a_colour_each_and_are_counted(outlines):
-    groups = pd.Series({"00000001": "b", "00000002": "a", "00000003": "b"})
-    figure = maps.polygon_map(outlines, groups, "t", "cluster", categorical=True)
-    assert len(figure.axes) == 1
-    assert legend_of(figure.axes[0]) == ["a (1)", "b (2)"]
-    *_, areas, _dots = areas_of(figure.axes[0])
-    large, middle, small = areas.get_facecolor()
-    np.testing.assert_array_equal(middle, small)
-    assert not np.array_equal(large, middle)
-    partly = maps.polygon_map(outlines, groups.iloc[:2], "t", "cluster", categorical=True)
-    assert legend_of(partly.axes[0]) == ["a (1)", "b (1)", "no value (1)"]
-
-
-def test_more_groups_than_colours_are_refused():
-    shapes = [box(i, 0, i + 1, 1) for i in range(22)]
-    outlines = gpd.GeoDataFrame(geometry=shapes, index=[f"{i:08d}" for i in range(22)], crs=4326)
-    groups = pd.Series(range(22), index=outlines.index)
-    with pytest.raises(ValueError, match="22 groups, but a map tells 21 apart"):
-        maps.polygon_map(outlines, groups, "t", "cluster", categorical=True)
-    assert maps.polygon_map(outlines, groups.iloc[:21], "t", "c", categorical=True)
-
-
-@pytest.mark.parametrize("categorical", [False, True])
-def test_a_map_where_no_basin_has_a_value(outlines, categorical):
-    figure = maps.polygon_map(outlines, pd.Series(dtype=float), "t", "NSE", categorical)
-    assert "no value (3" in legend_of(figure.axes[0])[0]
-    opened(maps.png_bytes(figure))

@@ -5,20 +5,19 @@ import csv
 import hashlib
 import io
 import re
-import shutil
 from html.parser import HTMLParser
 from urllib.parse import unquote
 
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from aef_dagster.evaluation.figures import hydrograph_svg, skill_cdf_png
 from aef_dagster.experiments.reading import Check, Picture, Reading, Table
 from aef_dagster.experiments.report import Heading, render_report
+from aef_dagster_tests.chromium import chromium
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
 EVIL = "<script>alert(1)</script> & \"quoted\" 'text'"
 SAMPLE = "Made-up sample data: says nothing about real rivers"
 SURROGATE = "Stand-in embeddings (surrogate): says nothing about AlphaEarth"
@@ -219,14 +218,8 @@ def test_what_is_no_picture_is_refused(content):
 
 @pytest.fixture(scope="module")
 def browser():
-    if CHROMIUM is None:
-        pytest.skip("no Chromium here (Debian's package chromium)")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+    with chromium() as started:
         yield started
-        started.close()
 
 
 @pytest.fixture(scope="module")
@@ -311,6 +304,25 @@ def test_a_phone_scrolls_boxes_and_never_the_page(opened, script):
     link.click()
     expect(page.get_by_role("heading", name="Another experiment, number 7")).to_be_in_viewport()
     assert page.locator("#theme").is_visible() == script
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_an_edge_tells_of_columns_to_the_right_until_they_are_seen(opened, scheme):
+    page = opened(390, color_scheme=scheme)
+    box = page.locator(".box").nth(1)
+
+    def shades():
+        """Shades of grey from top to bottom, close to the right edge and further inside."""
+        with Image.open(io.BytesIO(box.screenshot())) as image:
+            grey = np.asarray(image.convert("L")).astype(int)
+        return [np.median(grey[60:-60, -place]) for place in (4, 60)]
+
+    edge, inside = shades()
+    assert abs(edge - inside) > 20
+    box.evaluate("box => box.scrollLeft = box.scrollWidth")
+    edge, inside = shades()
+    assert edge == inside
 
 
 @pytest.mark.browser

@@ -7,7 +7,8 @@ import pytest
 
 from aef_dagster.basins.periods import Periods
 from aef_dagster.models.data import StaticTable, TrainingData
-from aef_dagster.models.jobs import Budget, Recipe, TrainingJob
+from aef_dagster.models.jobs import TrainingJob
+from aef_dagster.models.recipes import Budget, Recipe
 
 FORCINGS = ("prcp", "dayl", "srad", "tmax", "tmin", "vp", "pet")
 IDS = tuple(f"0000000{i}" for i in range(1, 9))

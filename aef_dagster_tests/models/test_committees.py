@@ -14,7 +14,7 @@ from aef_dagster.models.committees import parted, united
 from aef_dagster.models.data import TrainingData
 from aef_dagster.models.engine import cpu
 from aef_dagster.models.inputs import prepare
-from aef_dagster.models.jobs import Budget, Recipe
+from aef_dagster.models.recipes import Budget, Recipe
 from aef_dagster.models.simulate import predict
 from aef_dagster.models.training import train
 

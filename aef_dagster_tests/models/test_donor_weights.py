@@ -16,7 +16,8 @@ from aef_dagster.models.engine.groups import Group
 from aef_dagster.models.engine.members import Member
 from aef_dagster.models.engine.windows import RandomSampler, windows_of
 from aef_dagster.models.inputs import prepare
-from aef_dagster.models.jobs import Recipe, TrainingJob
+from aef_dagster.models.jobs import TrainingJob
+from aef_dagster.models.recipes import Recipe
 
 WEIGHTS = (0.0, 3.0, 1.0, 0.5, 0.0, 4.0, 0.0)
 

@@ -11,7 +11,7 @@ from aef_dagster.models import worker
 from aef_dagster.models.checkpoints import Checkpoint
 from aef_dagster.models.data import TrainingData
 from aef_dagster.models.fusion import learned_vectors
-from aef_dagster.models.jobs import Budget, Recipe
+from aef_dagster.models.recipes import Budget, Recipe
 
 SHORT = Recipe(validations=2, spinup_days=60)
 TINY = Budget("micro", hidden=8, updates=6, batch=8, window=60)

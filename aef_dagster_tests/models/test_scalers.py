@@ -6,7 +6,7 @@ import torch
 
 from aef_dagster.errors import UserError
 from aef_dagster.models.data import StaticTable
-from aef_dagster.models.jobs import Scaling
+from aef_dagster.models.recipes import Scaling
 from aef_dagster.models.scalers import Scaler, log_sqrt
 
 DONORS = ("00000001", "00000002", "00000003")

@@ -16,7 +16,7 @@ from aef_dagster.errors import UserError
 from aef_dagster.models.checkpoints import Checkpoint
 from aef_dagster.models.devices import choose_device
 from aef_dagster.models.ensembles import ensemble
-from aef_dagster.models.jobs import PAPER, STRONG, Budget
+from aef_dagster.models.recipes import PAPER, STRONG, Budget
 from aef_dagster.models.simulate import predict
 from aef_dagster.models.training import train
 

@@ -12,7 +12,7 @@ import pytest
 from aef_dagster.models.engine.course import RECORDED, State
 from aef_dagster.models.engine.cpu import Training
 from aef_dagster.models.inputs import prepare
-from aef_dagster.models.jobs import PAPER, STRONG, Budget, Recipe
+from aef_dagster.models.recipes import PAPER, STRONG, Budget, Recipe
 from aef_dagster.models.unfinished import STALE_AFTER_SECONDS, UNFINISHED, UnfinishedFile, sweep
 
 RECIPES = {

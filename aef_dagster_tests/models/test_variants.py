@@ -17,14 +17,14 @@ from aef_dagster.models.engine.draws import Draws
 from aef_dagster.models.engine.gpu import train_jobs
 from aef_dagster.models.engine.variants import NETWORKS, network_of
 from aef_dagster.models.inputs import prepare
-from aef_dagster.models.jobs import (
+from aef_dagster.models.jobs import TrainingJob
+from aef_dagster.models.recipes import (
     CHOICES,
     RECIPES,
     STRONG,
     VARIANTS,
     Budget,
     Recipe,
-    TrainingJob,
     recipe_named,
 )
 from aef_dagster.models.simulate import parameter_count, predict

@@ -10,7 +10,7 @@ from aef_dagster.models.checkpoints import Checkpoint
 from aef_dagster.models.data import TrainingData
 from aef_dagster.models.engine import cpu
 from aef_dagster.models.inputs import prepare
-from aef_dagster.models.jobs import Budget
+from aef_dagster.models.recipes import Budget
 
 
 @pytest.fixture

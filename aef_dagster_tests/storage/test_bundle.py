@@ -17,7 +17,8 @@ from mlflow import MlflowClient
 from aef_dagster.errors import DataFileError, UserError
 from aef_dagster.models.checkpoints import Checkpoint
 from aef_dagster.models.ensembles import ensemble
-from aef_dagster.models.jobs import PAPER, STRONG, Budget, Recipe, TrainingJob
+from aef_dagster.models.jobs import TrainingJob
+from aef_dagster.models.recipes import PAPER, STRONG, Budget, Recipe
 from aef_dagster.models.simulate import predict
 from aef_dagster.models.training import train
 from aef_dagster.storage.bundle import bundle_key, save_bundle

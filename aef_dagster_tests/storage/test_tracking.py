@@ -3,6 +3,8 @@
 import json
 import multiprocessing
 import sqlite3
+import subprocess
+import sys
 import time
 
 import pytest
@@ -77,15 +79,41 @@ def test_nothing_is_sent_twice(tracking):
     assert len(runs(tracking)) == 2
 
 
-def test_a_death_between_sending_and_the_ledger_is_healed(tracking):
+def test_a_lost_ledger_sends_nothing_twice(tracking, tmp_path):
     tracking.enqueue(record("a"))
     tracking.drain()
     run_id = tracking.run_id("a")
     (tracking.ledger / "a.json").unlink()
-    tracking.enqueue(record("a"))
-    assert tracking.drain().sent == 1
-    assert tracking.run_id("a") == run_id
+    later = at(tmp_path)
+    later.enqueue(record("a"))
+    assert later.drain().sent == 1
+    assert later.run_id("a") == run_id
     assert len(runs(tracking)) == 2
+
+
+DIES_BEFORE_THE_LEDGER = """
+import os, sys
+from pathlib import Path
+from aef_dagster.storage import outbox
+from aef_dagster_tests.storage.test_tracking import at, record
+outbox.Outbox.tick_off = lambda *_: os._exit(9)
+tracking = at(Path(sys.argv[1]))
+tracking.enqueue(record("a"))
+tracking.drain()
+"""
+
+
+def test_a_death_between_sending_and_the_ledger_is_healed(tracking, tmp_path):
+    # The parent was made by this connection, which therefore has no need to ask MLflow.
+    tracking.enqueue(record("b"))
+    tracking.drain()
+    died = subprocess.run([sys.executable, "-c", DIES_BEFORE_THE_LEDGER, str(tmp_path)])
+    assert died.returncode == 9
+    (sent,) = [run for run in runs(tracking) if run.info.run_name == "a"]
+    assert tracking.drain().sent == 1
+    assert tracking.run_id("a") == sent.info.run_id
+    assert len(runs(tracking)) == 3
+    assert {path.suffix for path in tracking.outbox.iterdir() if path.is_file()} == {""}
 
 
 def test_a_new_store_is_told_what_the_old_one_knew(tracking, tmp_path):

@@ -23,15 +23,14 @@ from aef_dagster.embeddings.cog.outlines import Split, read_outlines, split, zon
 from aef_dagster.embeddings.cog.pieces import Piece, Pieces, piece_key
 from aef_dagster.embeddings.cog.reading import Order, TileSums, read_tile
 from aef_dagster.embeddings.cog.remote import RefusedError, Remote
-from aef_dagster.embeddings.yearly import EmbeddingYear, yearly_frame
+from aef_dagster.embeddings.yearly import EmbeddingYear, Report, yearly_frame
 from aef_dagster.errors import UserError
 
-Report = Callable[[int, int, int], None]
 UNKNOWN = "unknown"
 
-# Times that basins are read again because a tile was replaced since they were.
 # What the index says is asked again after this long.
 INDEX_GOOD_FOR_S = 300.0
+# Times that basins are read again because a tile was replaced since they were.
 ROUNDS = 3
 
 
@@ -114,19 +113,10 @@ class CogSource:
         gauge_ids: Sequence[str],
         report: Report = lambda done, total, bytes_read: None,
     ) -> EmbeddingYear:
-        """Embeddings of one year.
+        """As `EmbeddingSource.fetch`, with a report after each basin.
 
         Basins are kept in `scratch` as they are finished: a fetch that was killed or failed reads
         the rest only.
-
-        Parameters
-        ----------
-        year
-            One of `years()`.
-        gauge_ids
-            Basins wanted, padded to 8 digits.
-        report
-            Told after each basin: basins done, basins in all, bytes read so far.
 
         Raises
         ------

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,7 +31,7 @@ from aef_dagster.embeddings.earth_engine.outlines import (
     in_batches,
     read_outlines,
 )
-from aef_dagster.embeddings.yearly import EmbeddingYear, yearly_frame
+from aef_dagster.embeddings.yearly import EmbeddingYear, Report, yearly_frame
 from aef_dagster.errors import UserError
 
 # Seconds that an answer on the years is taken for the present state.
@@ -124,18 +124,9 @@ class EarthEngineSource:
         self,
         year: int,
         gauge_ids: Sequence[str],
-        report: Callable[[int, int, int], None] = lambda done, total, bytes_read: None,
+        report: Report = lambda done, total, bytes_read: None,
     ) -> EmbeddingYear:
-        """Embeddings of one year.
-
-        Parameters
-        ----------
-        year
-            One of `years()`.
-        gauge_ids
-            Basins wanted, padded to 8 digits.
-        report
-            Told after each batch: basins done, basins in all, bytes read so far.
+        """As `EmbeddingSource.fetch`, with a report after each batch.
 
         Raises
         ------

@@ -1,7 +1,7 @@
 """The network: an input layer that joins weather and basin, one LSTM, one linear output.
 
-Here: its layers, their initial values, its forward pass over any number of days; and what every
-network has, of whatever architecture.
+Here: its layers and their initial values; and what every network has, of whatever architecture: its
+forward pass over any number of days.
 Not here: other architectures (variants.py), how a network is trained (cpu.py), scaling
 (scalers.py).
 """
@@ -36,7 +36,12 @@ class BasinNetwork(nn.Module, ABC):
     ----------
     told
         Numbers that the rest of the network is told about a basin.
+    output
+        Layer from states to flow; made by each network in its place among the parameters, for
+        their order is that of the draws.
     """
+
+    output: nn.Linear
 
     def __init__(
         self, statics: int, outputs: int, static_layers: tuple[int, ...], floor: float | None
@@ -57,6 +62,20 @@ class BasinNetwork(nn.Module, ABC):
         """Set what the forget gate adds, so that a new network remembers."""
 
     @abstractmethod
+    def joined(self, forcing: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
+        """What the LSTM is given each day, from the weather and what is told of the basins.
+
+        Shapes [day, basin, variable] and [basin, told] in, [day, basin, any] out.
+        """
+
+    @abstractmethod
+    def states(self, joined: torch.Tensor) -> torch.Tensor:
+        """States of the LSTM from an empty memory, shape [day, basin, outputs]."""
+
+    def flow(self, states: torch.Tensor, statics: torch.Tensor) -> torch.Tensor:
+        """Scaled flow, shape [day, basin], from states and the static inputs of the basins."""
+        return self.output(states).squeeze(-1)
+
     def forward(
         self,
         forcing: torch.Tensor,
@@ -83,6 +102,13 @@ class BasinNetwork(nn.Module, ABC):
         Tensor
             Shape [day - skip, basin].
         """
+        joined = self.joined(forcing, self.through_static_layers(statics))
+        with self.products(joined.device):
+            states = self.states(joined)
+        states = states.float()[skip:]
+        if keep is not None:
+            states = states * keep
+        return self.above_floor(self.flow(states, statics))
 
     def initialise(self, forget_bias: float | None, draws: Draws) -> None:
         """Draw initial weights uniformly, within 1 / sqrt(number of inputs) of 0.
@@ -170,24 +196,14 @@ class BasinLSTM(BasinNetwork):
         """See `BasinNetwork`."""
         set_forget_bias(self.lstm, forget_bias)
 
-    def forward(
-        self,
-        forcing: torch.Tensor,
-        statics: torch.Tensor,
-        skip: int = 0,
-        keep: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+    def joined(self, forcing: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
         """See `BasinNetwork`."""
-        told = self.through_static_layers(statics)
         basin = nn.functional.linear(told, self.static_weight, self.input_bias)
-        joined = nn.functional.linear(forcing, self.forcing_weight).add_(basin).relu_()
-        with self.products(joined.device):
-            states, _ = self.lstm(joined)
-        states = states.float()
-        states = states[skip:]
-        if keep is not None:
-            states = states * keep
-        return self.above_floor(self.output(states).squeeze(-1))
+        return nn.functional.linear(forcing, self.forcing_weight).add_(basin).relu_()
+
+    def states(self, joined: torch.Tensor) -> torch.Tensor:
+        """See `BasinNetwork`."""
+        return self.lstm(joined)[0]
 
 
 def set_forget_bias(lstm: nn.LSTM, forget_bias: float) -> None:

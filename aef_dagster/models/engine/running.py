@@ -15,7 +15,7 @@ from aef_dagster.models.engine.network import BasinNetwork
 from aef_dagster.models.engine.variants import network_of
 from aef_dagster.models.engine.windows import gather
 from aef_dagster.models.inputs import JobInputs
-from aef_dagster.models.jobs import Recipe
+from aef_dagster.models.recipes import Recipe
 from aef_dagster.models.scalers import Scaler
 
 # Basins simulated at once: enough to fill the matrix products, few enough for the memory.

@@ -1,8 +1,8 @@
 """Other architectures: other ways in which a network may use what it is told about a basin.
 
-Here: their layers and forward passes, and which network a recipe asks for.
-Not here: the default network and what all have in common (network.py), training (cpu.py). The GPU
-engine's groups do not know these networks.
+Here: their layers, and which network a recipe asks for.
+Not here: the default network and the forward pass that all have in common (network.py), training
+(cpu.py). The GPU engine's groups do not know these networks.
 
 No network loops over days by itself: each is one or more of torch's own LSTMs, which on a CPU are
 some 50 times faster.
@@ -15,7 +15,7 @@ from torch import nn
 
 from aef_dagster.errors import UserError
 from aef_dagster.models.engine.network import BasinLSTM, BasinNetwork, set_forget_bias
-from aef_dagster.models.jobs import Recipe
+from aef_dagster.models.recipes import Recipe
 
 EXPERTS = 4
 
@@ -53,21 +53,13 @@ class ConcatenationLSTM(BasinNetwork):
         """See `BasinNetwork`."""
         set_forget_bias(self.lstm, forget_bias)
 
-    def forward(
-        self,
-        forcing: torch.Tensor,
-        statics: torch.Tensor,
-        skip: int = 0,
-        keep: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+    def joined(self, forcing: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
         """See `BasinNetwork`."""
-        joined = _every_day(forcing, self.through_static_layers(statics))
-        with self.products(joined.device):
-            states, _ = self.lstm(joined)
-        states = states.float()[skip:]
-        if keep is not None:
-            states = states * keep
-        return self.above_floor(self.output(states).squeeze(-1))
+        return _every_day(forcing, told)
+
+    def states(self, joined: torch.Tensor) -> torch.Tensor:
+        """See `BasinNetwork`."""
+        return self.lstm(joined)[0]
 
 
 class EntityAwareLSTM(BasinNetwork):
@@ -120,25 +112,18 @@ class EntityAwareLSTM(BasinNetwork):
         """See `BasinNetwork`."""
         self.bias[: self.outputs] = forget_bias
 
-    def forward(
-        self,
-        forcing: torch.Tensor,
-        statics: torch.Tensor,
-        skip: int = 0,
-        keep: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+    def joined(self, forcing: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
         """See `BasinNetwork`."""
-        joined = _every_day(forcing, self.gate(self.through_static_layers(statics)))
+        return _every_day(forcing, self.gate(told))
+
+    def states(self, joined: torch.Tensor) -> torch.Tensor:
+        """See `BasinNetwork`."""
         start = joined.new_zeros(1, joined.shape[1], self.outputs)
-        with self.products(joined.device):
-            states, _, _ = torch.lstm(
-                joined, (start, start), self._lstm_weights(), has_biases=True, num_layers=1,
-                dropout=0.0, train=self.training, bidirectional=False, batch_first=False,
-            )  # fmt: skip
-        states = states.float()[skip:]
-        if keep is not None:
-            states = states * keep
-        return self.above_floor(self.output(states).squeeze(-1))
+        states, _, _ = torch.lstm(
+            joined, (start, start), self._lstm_weights(), has_biases=True, num_layers=1,
+            dropout=0.0, train=self.training, bidirectional=False, batch_first=False,
+        )  # fmt: skip
+        return states
 
     def _lstm_weights(self) -> list[torch.Tensor]:
         """The weights of an LSTM on [weather, gate]; gates are input, forget, cell, output."""
@@ -232,24 +217,19 @@ class MixtureOfExperts(BasinNetwork):
         """
         return torch.softmax(self.gate(self.through_static_layers(statics)), dim=-1)
 
-    def forward(
-        self,
-        forcing: torch.Tensor,
-        statics: torch.Tensor,
-        skip: int = 0,
-        keep: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+    def joined(self, forcing: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
         """See `BasinNetwork`."""
-        told = self.through_static_layers(statics)
         basin = nn.functional.linear(told, self.static_weight, self.input_bias)
-        joined = nn.functional.linear(forcing, self.forcing_weight).add_(basin).relu_()
-        with self.products(joined.device):
-            states = torch.cat([expert(joined)[0] for expert in self.experts], dim=-1)
-        states = states.float()[skip:]
-        if keep is not None:
-            states = states * keep
+        return nn.functional.linear(forcing, self.forcing_weight).add_(basin).relu_()
+
+    def states(self, joined: torch.Tensor) -> torch.Tensor:
+        """See `BasinNetwork`."""
+        return torch.cat([expert(joined)[0] for expert in self.experts], dim=-1)
+
+    def flow(self, states: torch.Tensor, statics: torch.Tensor) -> torch.Tensor:
+        """See `BasinNetwork`; each expert has an output of its own."""
         each = (states.unflatten(-1, (EXPERTS, -1)) * self.output_weight).sum(-1) + self.output_bias
-        return self.above_floor((each * self.shares(statics)).sum(-1))
+        return (each * self.shares(statics)).sum(-1)
 
 
 NETWORKS: dict[str, Callable[..., BasinNetwork]] = {

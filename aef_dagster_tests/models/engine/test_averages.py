@@ -7,7 +7,7 @@ from aef_dagster.models.engine.cpu import Training
 from aef_dagster.models.engine.draws import Draws
 from aef_dagster.models.engine.network import BasinLSTM
 from aef_dagster.models.inputs import prepare
-from aef_dagster.models.jobs import Recipe
+from aef_dagster.models.recipes import Recipe
 
 
 def network(value=None):

@@ -12,7 +12,7 @@ from aef_dagster.models.engine.losses import nse_by_basin
 from aef_dagster.models.engine.network import BasinLSTM
 from aef_dagster.models.engine.running import simulate
 from aef_dagster.models.inputs import prepare
-from aef_dagster.models.jobs import PAPER, STRONG, Budget, Recipe, Scaling
+from aef_dagster.models.recipes import PAPER, STRONG, Budget, Recipe, Scaling
 
 
 def trained(job, data):

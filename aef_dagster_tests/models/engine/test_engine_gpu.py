@@ -19,7 +19,7 @@ from aef_dagster.models.engine.running import new_network, simulate_targets
 from aef_dagster.models.engine.validation import Validation
 from aef_dagster.models.engine.windows import EpochSampler, RandomSampler
 from aef_dagster.models.inputs import prepare
-from aef_dagster.models.jobs import PAPER, STRONG, Budget, Recipe, Scaling
+from aef_dagster.models.recipes import PAPER, STRONG, Budget, Recipe, Scaling
 from benchmarks import gpu_grouped
 
 CPU = torch.device("cpu")
@@ -492,7 +492,7 @@ def test_engine_and_benchmark_need_numpy_and_torch_only():
         "torch.set_num_threads(1)\n"
         "import benchmarks.gpu_grouped as benchmark\n"
         "from aef_dagster.models.engine.gpu import train_jobs\n"
-        "from aef_dagster.models.jobs import Budget\n"
+        "from aef_dagster.models.recipes import Budget\n"
         "inputs = benchmark.synthetic_inputs(Budget('micro', 8, 3, 4, 30), 2)\n"
         "print(*(index for index, _ in train_jobs(inputs, 'cpu')))\n"
     )

@@ -18,7 +18,7 @@ from aef_dagster.models.engine.running import new_network
 from aef_dagster.models.engine.validation import Validation
 from aef_dagster.models.engine.windows import EpochSampler, Windows
 from aef_dagster.models.inputs import prepare
-from aef_dagster.models.jobs import BUDGETS, PAPER, Budget
+from aef_dagster.models.recipes import BUDGETS, PAPER, Budget
 from aef_dagster.models.statics import static_table
 from aef_dagster.similarity.representations import CATEGORIES, STUDY_ATTRIBUTES
 

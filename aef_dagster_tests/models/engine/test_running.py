@@ -12,7 +12,7 @@ from aef_dagster.models.engine.running import (
     simulate_windowed,
 )
 from aef_dagster.models.inputs import prepare
-from aef_dagster.models.jobs import PAPER, Recipe
+from aef_dagster.models.recipes import PAPER, Recipe
 
 RECIPES = {"strong": Recipe(), "softplus": Recipe(softplus=True), "paper": PAPER}
 

@@ -9,7 +9,7 @@ from aef_dagster.models.engine.losses import nse_by_basin
 from aef_dagster.models.engine.running import new_network, simulate
 from aef_dagster.models.engine.validation import Validation
 from aef_dagster.models.inputs import prepare
-from aef_dagster.models.jobs import PAPER, Recipe
+from aef_dagster.models.recipes import PAPER, Recipe
 
 
 def drawn_network(inputs, recipe):
