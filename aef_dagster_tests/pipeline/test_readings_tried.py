@@ -29,6 +29,7 @@ def controls_trained(session, run, monkeypatch):
     return session
 
 
+@pytest.mark.slow
 def test_each_reading_is_tried_and_each_failure_told(controls_trained):
     told = []
     names = ["in_vs_out_of_sample", "controls", "regime_model"]
