@@ -303,7 +303,11 @@ def _sealed(path: Path) -> bytes | None:
     """The checksum that a file carries; None where its footer cannot be read either."""
     try:
         return (pq.read_schema(path).metadata or {}).get(SEAL)
-    except (pa.ArrowException, OSError, ValueError, MemoryError):
+    except OSError as error:
+        if error.errno:  # a disk that does not answer says nothing of the file
+            raise UserError(f"{path} cannot be read just now: {error.strerror}") from None
+        return None
+    except (pa.ArrowException, ValueError):
         return None
 
 

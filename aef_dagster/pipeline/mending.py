@@ -56,8 +56,8 @@ def _mend(error: DataFileError, home: Home, dataset: DatasetResource, log: loggi
     from aef_dagster.basins.ingest import rebuild
 
     path = Path(error.path)
-    if path.parent not in (home.forcings, home.streamflow):
-        return False
+    if path.parent not in (home.forcings, home.streamflow) or not path.is_file():
+        return False  # one that is missing was never prepared
     kind: Literal["forcings", "streamflow"] = (
         "forcings" if path.parent == home.forcings else "streamflow"
     )

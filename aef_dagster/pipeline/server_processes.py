@@ -48,6 +48,8 @@ class ServerProcesses:
         self._folder, self._steady_s = folder, steady_s
         self._commands: dict[str, list[str]] = {}
         self._since: dict[str, float] = {}
+        # Servers that work by a child, and whether that was seen.
+        self._parents: dict[str, bool] = {}
         self._environment = environment
         self._kept_open = kept_open
         self._running: dict[str, subprocess.Popen] = {}
@@ -65,10 +67,20 @@ class ServerProcesses:
         """Names and process numbers."""
         return ", ".join(f"{name} {process.pid}" for name, process in self._running.items())
 
-    def start(self, name: str, command: list[str], log: Path) -> None:
-        """Start a server, which appends to its log; not once a signal asked for the end."""
+    def start(self, name: str, command: list[str], log: Path, *, by_child: bool = False) -> None:
+        """Start a server, which appends to its log; not once a signal asked for the end.
+
+        Parameters
+        ----------
+        name, command, log
+            Of the server.
+        by_child
+            Whether a child does its work: with that gone, the server counts as ended.
+        """
         if self.stopped:
             return
+        if by_child or name in self._parents:
+            self._parents[name] = False
         self._logs[name], self._commands[name] = log, command
         self._since[name] = time.monotonic()
         with log.open("ab") as out:
@@ -111,14 +123,18 @@ class ServerProcesses:
         """
         while not self.stopped:
             for name, process in list(self._running.items()):
-                lived = time.monotonic() - self._since[name]
-                if process.poll() is not None and lived >= self._steady_s:
-                    self.start(name, self._commands[name], self._logs[name])
+                if not self._is_over(name):
+                    continue
+                if time.monotonic() - self._since[name] < self._steady_s:
+                    raise self._ended(name)
+                # What is left of it holds its port.
+                _kill_group(process)
+                self.start(name, self._commands[name], self._logs[name])
+                if not self.stopped:
                     on_revived(
                         f"{name} ended by itself, or was killed, and was started again; the end "
                         f"of {self._logs[name]} may say why"
                     )
-            self._require_alive()
             for log in set(self._logs.values()):
                 shorten(log)
             time.sleep(0.5)
@@ -154,15 +170,42 @@ class ServerProcesses:
             process.kill()
         psutil.wait_procs(alive, timeout=5)
         for process in self._running.values():
-            process.poll()
+            _kill_group(process)  # children of one that died before
 
     def _require_alive(self) -> None:
-        for name, process in self._running.items():
-            if process.poll() is not None:
-                raise UserError(
-                    f"{name} ended by itself, or a part of it was killed; the end of "
-                    f"{self._logs[name]} says why. Start this again"
-                )
+        for name in self._running:
+            if self._is_over(name):
+                raise self._ended(name)
+
+    def _is_over(self, name: str) -> bool:
+        """Whether a server, or the child that works for it, is gone."""
+        import psutil
+
+        process = self._running[name]
+        if process.poll() is not None:
+            return True
+        if name not in self._parents:
+            return False
+        try:
+            children = psutil.Process(process.pid).children()
+            at_work = any(child.status() != psutil.STATUS_ZOMBIE for child in children)
+        except psutil.NoSuchProcess:
+            return False  # it ends just now: seen at the next look
+        had, self._parents[name] = self._parents[name], self._parents[name] or at_work
+        return had and not at_work
+
+    def _ended(self, name: str) -> UserError:
+        return UserError(
+            f"{name} ended by itself, or a part of it was killed; the end of {self._logs[name]} "
+            "says why. Start this again"
+        )
+
+
+def _kill_group(process: subprocess.Popen) -> None:
+    """Kill what is left of a server and its children; it leads a process group of its own."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.poll()
 
 
 def shorten(log: Path, longest: int = LONGEST_LOG, kept: int = KEPT_OF_LOG) -> None:

@@ -136,7 +136,7 @@ def _serve(
     dagster_log, mlflow_log = logs / "dagster.log", logs / "mlflow.log"
     processes = ServerProcesses(REPOSITORY, environment, lock.fileno())
     try:
-        processes.start(CODE, commands[CODE], dagster_log)
+        processes.start(CODE, commands[CODE], dagster_log, by_child=True)
         if own_mlflow:
             processes.start(MLFLOW, commands[MLFLOW], mlflow_log)
         _tell(lock, processes, addresses)

@@ -25,8 +25,12 @@ from aef_dagster.storage.warehouse import Warehouse
 # Written last: a folder without it is not whole.
 RECORD = "backup.json"
 FORMAT = 1
+UNFINISHED = ".restoring"
 # Of no use later, or in the middle of being written.
-LEFT_OUT = ("scratch", "checkpoints/.partial", "checkpoints/.corrupt")
+LEFT_OUT = ("scratch", "checkpoints/.partial", "checkpoints/.corrupt", "warehouse.duckdb.tmp")
+# What SQLite keeps beside a database while it is open. Beside the copy of another moment it would
+# be replayed, and ruin it.
+COMPANIONS = (".db-wal", ".db-shm", ".db-journal")
 # What `aef prepare` makes again from the basins' files.
 REMADE = ("lake", "sample")
 # Where MLflow's database remembers places of files.
@@ -88,11 +92,14 @@ def back_up(home: Home, folder: Path, *, without_data: bool = False, tell: Told)
     for path in databases:
         copy.database(path)
     copy.warehouse(home.warehouse)
-    done = {home.outbox, home.root / "world.json", *_beside(home.warehouse)}
-    for database in databases:
-        done |= _beside(database)
+    done = {home.outbox, home.root / "world.json", *_parts(home.warehouse), *databases}
     for path in _files(home.root, left_out | done):
-        copy.file(path)
+        if path.name.endswith(COMPANIONS):
+            continue
+        if path.suffix == ".db" and path.is_relative_to(home.dagster):
+            copy.database(path)  # of a run that began meanwhile
+        else:
+            copy.file(path)
     record = {
         "format": FORMAT,
         "home": str(home.root),
@@ -105,7 +112,7 @@ def back_up(home: Home, folder: Path, *, without_data: bool = False, tell: Told)
 
 
 def restore(folder: Path, root: Path, *, tell: Told) -> Copied:
-    """Put a backup back, whole or not at all.
+    """Put a backup back, whole; what was stopped is no home and leaves the backup as it is.
 
     Parameters
     ----------
@@ -124,9 +131,11 @@ def restore(folder: Path, root: Path, *, tell: Told) -> Copied:
     """
     folder, root = Path(folder).absolute(), Path(root).absolute()
     record = _record(folder)
-    _require_empty(root, "a home", "move it away, or set AEF_HOME to another folder")
-    unfinished = root.with_name(f"{root.name}.restoring")
+    # In a folder that is there, which may be a link or a mounted disk, else beside the home to be.
+    inside = root.is_dir()
+    unfinished = root / UNFINISHED if inside else root.with_name(f"{root.name}{UNFINISHED}")
     shutil.rmtree(unfinished, ignore_errors=True)
+    _require_empty(root, "a home", "move it away, or set AEF_HOME to another folder")
     paths = [path for path in _files(folder, set()) if path != folder / RECORD]
     total = sum(_size(path) for path in paths)
     _require_room(unfinished, total)
@@ -140,7 +149,13 @@ def restore(folder: Path, root: Path, *, tell: Told) -> Copied:
             with writing(unfinished):
                 _tell_mlflow(unfinished / "mlflow.db", old, root)
                 _tell_outbox(unfinished / "outbox", old, root)
-        unfinished.replace(root)
+        if inside:
+            # What makes it a home comes last: killed in between, it is none.
+            parts = sorted(unfinished.iterdir(), key=lambda path: path.name == "world.json")
+            for part in parts:
+                part.replace(root / part.name)
+        else:
+            unfinished.replace(root)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return Copied(copy.files, copy.n_bytes)
@@ -186,7 +201,9 @@ class _Copy:
         if not path.exists():
             return
         with Warehouse(path).read():
-            for part in sorted(_beside(path)):
+            for part in _parts(path):
+                if not part.exists():
+                    continue
                 # Not by Python: a process that closes the file gives up its lock on it.
                 command = ["cp", "-p", "--", str(part), str(self._place(part))]
                 done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -239,9 +256,9 @@ def _files(root: Path, without: set[Path]) -> Iterator[Path]:
         yield from (here / name for name in sorted([*names, *links]) if here / name not in without)
 
 
-def _beside(database: Path) -> set[Path]:
-    """A database and the files it keeps beside itself: logs and locks."""
-    return set(database.parent.glob(f"{database.name}*"))
+def _parts(warehouse: Path) -> list[Path]:
+    """The DuckDB file and its log."""
+    return [warehouse, warehouse.with_name(f"{warehouse.name}.wal")]
 
 
 def _size(path: Path) -> int:
@@ -291,9 +308,12 @@ def _tell_outbox(outbox: Path, old: Path, new: Path) -> None:
 
 
 def _moved(value: Any, old: str, new: str) -> Any:
-    """A JSON value with one beginning of paths replaced in all its texts."""
+    """A JSON value with the beginning of paths and of their addresses replaced in its texts."""
     if isinstance(value, str):
-        return value.replace(old, new)
+        for scheme in ("", "sqlite:///", "file://"):
+            if value.startswith(scheme + old):
+                return scheme + new + value.removeprefix(scheme + old)
+        return value
     if isinstance(value, list):
         return [_moved(item, old, new) for item in value]
     if isinstance(value, dict):

@@ -18,12 +18,15 @@ STATUS = """query($id: String!) { partitionBackfillOrError(backfillId: $id) {
 
 @pytest.fixture
 def damaged(pages) -> Iterator[str]:
-    """A basin whose forcing file lacks its end; whole again afterwards."""
-    path = pages.home.forcings / f"{DAMAGED}.parquet"
-    whole = path.read_bytes()
-    path.write_bytes(whole[: len(whole) // 2])
+    """A basin whose forcing file lacks its end, and what it was made of too; whole afterwards."""
+    (raw,) = pages.home.sample.rglob(f"{DAMAGED}_lump_*_forcing_leap.txt")
+    paths = [pages.home.forcings / f"{DAMAGED}.parquet", raw]
+    whole = [path.read_bytes() for path in paths]
+    for path, content in zip(paths, whole, strict=True):
+        path.write_bytes(content[: len(content) // 2])
     yield DAMAGED
-    path.write_bytes(whole)
+    for path, content in zip(paths, whole, strict=True):
+        path.write_bytes(content)
 
 
 def colour(page, basin: str) -> str:

@@ -52,7 +52,8 @@ def test_what_ended_runs_left_on_ray_is_stopped(servers, instance, head, foreign
     status = instance.get_run_by_id(killed.run_id).status
     assert status == dg.DagsterRunStatus.FAILURE
     said = [entry.message for entry in instance.all_logs(killed.run_id)]
-    assert f"The run has ended: Ray job {job_of(head, killed)['submission_id']} is stopped" in said
+    job = job_of(head, killed)["submission_id"]
+    assert f"The run has ended: Ray job {job} was told to stop" in said
     assert events(instance, killed.run_id, "STEP_SUCCESS") == []
     servers.wait("Ray to say so", lambda: job_of(head, killed)["status"] == "STOPPED", 30)
     assert job_of(head, cancelled)["status"] == "STOPPED"

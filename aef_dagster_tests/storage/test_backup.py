@@ -106,6 +106,49 @@ def test_a_database_is_whole_while_somebody_writes_into_it(home, tmp_path):
     assert names(copy.parent) == {"runs.db"}
 
 
+def test_a_database_opened_after_it_was_copied_stays_whole(home, tmp_path):
+    """Its log, of another moment than the copy, would be replayed into it."""
+    paths = [home.dagster / "runs.db", home.mlflow_db]
+    home.dagster.mkdir(parents=True)
+    for path in paths:
+        with closing(sqlite3.connect(path)) as made:
+            made.execute("PRAGMA journal_mode=WAL")
+            made.execute("CREATE TABLE runs (id, text)")
+            made.commit()
+    writers = []
+
+    def write(done: int, total: int) -> None:
+        if not writers and (tmp_path / "b" / "checkpoints").exists():
+            for path in [*paths, home.dagster / "later.db"]:
+                writers.append(sqlite3.connect(path))
+                writers[-1].execute("CREATE TABLE IF NOT EXISTS runs (id, text)")
+                writers[-1].executemany(
+                    "INSERT INTO runs VALUES (?, ?)", [(i, "x" * 500) for i in range(500)]
+                )
+                writers[-1].commit()
+
+    back_up(home, tmp_path / "b", tell=write)
+    assert len(writers) == 3
+    for writer in writers:
+        writer.close()
+    copies = [
+        tmp_path / "b" / name for name in ("dagster/runs.db", "mlflow.db", "dagster/later.db")
+    ]
+    for copy in copies:
+        with closing(sqlite3.connect(copy)) as reader:
+            assert reader.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+            reader.execute("SELECT count(*) FROM runs").fetchone()
+    assert not list((tmp_path / "b").rglob("*.db-*"))
+
+
+def test_it_goes_into_an_empty_folder_behind_a_link(home, tmp_path):
+    back_up(home, tmp_path / "b", tell=silent)
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to("disk")
+    restore(tmp_path / "b", tmp_path / "link", tell=silent)
+    assert names(tmp_path / "disk") == names(tmp_path / "b") - {"backup.json"}
+
+
 def test_what_is_no_place_for_it_is_refused(home, tmp_path):
     with pytest.raises(UserError, match="lies in the home itself"):
         back_up(home, home.root / "backup", tell=silent)

@@ -86,7 +86,8 @@ def build(settings: Settings) -> list:
             context.run.run_id, failures,
         ):  # fmt: skip
             mlflow.enqueue(
-                tracked_run(result, choice, study, context.run.run_id, platform.dagster_url)
+                tracked_run(result, choice, study, context.run.run_id, platform.dagster_url),
+                fresh=not result.reused,
             )
             mlflow.drain()
             hashes[result.gauge_id] = [job.hash for job in result.members]

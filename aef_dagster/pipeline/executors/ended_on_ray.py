@@ -15,6 +15,7 @@ from aef_dagster.errors import UserError
 from aef_dagster.pipeline.executors.on_ray import first_line, reach
 from aef_dagster.settings import masked
 
+UNREACHED = (OSError, RuntimeError, RayError)
 # What dagster-ray writes on each job.
 RUN_ID = "dagster/run-id"
 # A step of a run that succeeded is over as well, and may be putting its things away.
@@ -37,21 +38,32 @@ def stop_jobs_of_ended_runs(instance: dg.DagsterInstance, address: str) -> list[
         The cluster cannot be reached, or does not obey.
     """
     client = reach(address)
+    refused: list[Exception] = []
     try:
         jobs = _by_run(client.list_jobs())
-        if not jobs:
-            return []
-        ended = instance.get_runs(dg.RunsFilter(run_ids=sorted(jobs), statuses=ENDED_EARLY))
-        for run in ended:
-            for job in jobs[run.run_id]:
+    except UNREACHED as error:
+        raise _disobeyed(address, error) from None
+    if not jobs:
+        return []
+    ended = instance.get_runs(dg.RunsFilter(run_ids=sorted(jobs), statuses=ENDED_EARLY))
+    for run in ended:
+        for job in jobs[run.run_id]:
+            try:
                 client.stop_job(job)
-                instance.report_engine_event(f"The run has ended: Ray job {job} is stopped", run)
-    except (OSError, RuntimeError, RayError) as error:
-        raise UserError(
-            f"the Ray head at {masked(address)} did not stop what ended runs left on it "
-            f"({first_line(error)}): stop it on Ray's page"
-        ) from None
+            except UNREACHED as error:  # one that cannot be stopped must not shield the others
+                refused.append(error)
+                continue
+            instance.report_engine_event(f"The run has ended: Ray job {job} was told to stop", run)
+    if refused:
+        raise _disobeyed(address, refused[0])
     return [run.run_id for run in ended]
+
+
+def _disobeyed(address: str, error: Exception) -> UserError:
+    return UserError(
+        f"the Ray head at {masked(address)} did not stop what ended runs left on it "
+        f"({first_line(error)}): stop it on Ray's page"
+    )
 
 
 def _by_run(jobs: list[JobDetails]) -> dict[str, list[str]]:
