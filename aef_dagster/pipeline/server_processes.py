@@ -205,7 +205,8 @@ def _kill_group(process: subprocess.Popen) -> None:
     """Kill what is left of a server and its children; it leads a process group of its own."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    process.poll()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=5)
 
 
 def shorten(log: Path, longest: int = LONGEST_LOG, kept: int = KEPT_OF_LOG) -> None:

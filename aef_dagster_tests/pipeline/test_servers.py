@@ -171,6 +171,7 @@ def test_what_a_dead_server_left_gives_its_port_free(processes, tmp_path, struck
     processes.watch(revived)
     assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
     assert taken()
+    os.killpg(int(str(processes).split()[-1]), signal.SIGKILL)  # it would ignore a polite word
 
 
 @pytest.fixture
