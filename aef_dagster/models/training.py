@@ -7,6 +7,7 @@ are trained (engine/cpu.py, engine/gpu.py). Importing this module, or reusing ch
 imports no torch.
 """
 
+import atexit
 import logging
 import os
 import time
@@ -169,6 +170,10 @@ def _train(
     sweep(checkpoints)
     threads = max(job.threads for job in waiting)
     with ExitStack() as stack:
+        # A caller may leave this generator suspended (Dagster does, with an asset that it stops).
+        # Closed while Python takes itself apart, it would wait for locks of threads gone by then.
+        atexit.register(stack.close)
+        stack.callback(atexit.unregister, stack.close)
         # Left in reverse: workers end first, then what they were writing goes, then the GPUs.
         claims = stack.enter_context(claimed(device.gpus, gpus)) if device.gpus else []
         partial = stack.enter_context(partial_folder(checkpoints))

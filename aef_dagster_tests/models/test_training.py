@@ -212,6 +212,36 @@ list(train([job], TrainingData.open(folder / "data"), folder / "checkpoints", on
         psutil.Process(int(caller.stdout)).wait(timeout=10)
 
 
+def test_a_caller_that_ends_in_the_middle_ends_the_workers_first(toy, make_job, tmp_path):
+    """Dagster leaves an asset it stops suspended: nobody closes its training before Python ends."""
+    toy.save(tmp_path / "data")
+    code = """
+import json, sys
+from pathlib import Path
+from aef_dagster.models.data import TrainingData
+from aef_dagster.models.jobs import TrainingJob
+from aef_dagster.models.training import train
+
+jobs = [TrainingJob.from_json(described) for described in json.load(sys.stdin)]
+folder = Path(sys.argv[1])
+results = train(jobs, TrainingData.open(folder / "data"), folder / "checkpoints", workers=2)
+print(next(results).job.hash)
+left = [results]
+left.append(left)
+"""
+    short, long = make_job(), make_job(budget=LONG)
+    caller = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)],
+        input=json.dumps([short.to_json(), long.to_json()]),
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert (caller.returncode, caller.stderr) == (0, "")
+    assert caller.stdout.split() == [short.hash]
+    assert left_behind(tmp_path / "checkpoints") == []
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
 def test_a_gpu_that_is_not_there_is_never_replaced_by_the_cpu(toy, make_job, tmp_path):
     reason = "built without CUDA" if torch.version.cuda is None else "finds no GPU"
