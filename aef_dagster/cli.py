@@ -302,7 +302,11 @@ def dev(
         ),
     ] = "127.0.0.1",
 ) -> None:
-    """Open the Dagster and MLflow pages of this home, with the daemon; Ctrl-C ends all of it."""
+    """Open the Dagster and MLflow pages of this home, with the daemon.
+
+    Ctrl-C ends all of it. Runs at work are cancelled: what they finished is kept, and launched
+    again they go on.
+    """
     from aef_dagster.pipeline.servers import serve
 
     session = open_session()

@@ -63,6 +63,11 @@ class ServerProcesses:
         """Whether a signal has asked for the end."""
         return bool(self._signals)
 
+    @property
+    def hurried(self) -> bool:
+        """Whether a second signal has asked for the end."""
+        return len(self._signals) > 1
+
     def __str__(self) -> str:
         """Names and process numbers."""
         return ", ".join(f"{name} {process.pid}" for name, process in self._running.items())
@@ -138,6 +143,14 @@ class ServerProcesses:
             for log in set(self._logs.values()):
                 shorten(log)
             time.sleep(0.5)
+
+    def end(self, name: str) -> None:
+        """End one server politely, before the others; `stop` sees to one that does not obey."""
+        if name not in self._running:  # a signal came before its start
+            return
+        self._running[name].send_signal(signal.SIGINT)
+        with suppress(subprocess.TimeoutExpired):
+            self._running[name].wait(STOP_LIMIT_S / 2)
 
     def stop(self, last: str) -> None:
         """End all with what they started: politely, then by force.

@@ -23,9 +23,11 @@ from pathlib import Path
 from typing import IO
 from urllib.parse import urlsplit
 
+import dagster as dg
 import yaml
 
 from aef_dagster.errors import UserError
+from aef_dagster.pipeline.cancelling import cancel_runs_of
 from aef_dagster.pipeline.server_processes import ServerProcesses
 from aef_dagster.settings import PREFIX, Settings, masked
 
@@ -158,6 +160,12 @@ def _serve(
 
         processes.watch(revived)
         print("stopping (a few seconds)", flush=True)
+        # First: it would start what waits in the queue.
+        processes.end(DAEMON)
+        with dg.DagsterInstance.get() as instance:
+            left = cancel_runs_of(instance, code_socket, addresses[WEB], lambda: processes.hurried)
+        if left:
+            print(f"killing what did not end in time: {left} of them", flush=True)
     finally:
         # A look of the daemon that found the code server gone would be told as a failure.
         processes.stop(last=CODE)

@@ -118,6 +118,17 @@ def wait(what: str, happened: Callable[[], object], limit_s: float = LIMIT_S, ev
     return found
 
 
+def launched(targets: list[str], location: str = "aef_dagster") -> dict[str, dict]:
+    """Variables of LAUNCH for a run of small models, one worker, in a code location."""
+    config = {"basins": targets, "budget": "toy", "workers": 1}
+    return {"params": {
+        "selector": {**REPOSITORY, "repositoryLocationName": location,
+                     "jobName": "__ASSET_JOB",
+                     "assetSelection": [{"path": MODELS.path}]},
+        "runConfigData": {"ops": {"basin_models": {"config": config}}},
+    }}  # fmt: skip
+
+
 class Live(Servers):
     """Code location, webserver and daemon of a home, the models they make, and blows to them."""
 
@@ -134,13 +145,7 @@ class Live(Servers):
 
     def launch(self, targets: list[str]) -> str:
         """Queue a run of small models, as the Launchpad does; its id."""
-        config = {"basins": targets, "budget": "toy", "workers": 1}
-        answer = self.ask(LAUNCH, params={
-            "selector": {**REPOSITORY, "jobName": "__ASSET_JOB",
-                         "assetSelection": [{"path": MODELS.path}]},
-            "runConfigData": {"ops": {"basin_models": {"config": config}}},
-        })["launchRun"]  # fmt: skip
-        return answer["run"]["runId"]
+        return self.ask(LAUNCH, **launched(targets))["launchRun"]["run"]["runId"]
 
     def status(self, run_id: str) -> str:
         """Status of a run."""

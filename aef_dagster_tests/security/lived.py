@@ -11,7 +11,6 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ import psutil
 from aef_dagster.basins.dataset import sample_folder
 from aef_dagster.basins.sample import write_sample
 from aef_dagster.storage.home import Home
+from aef_dagster_tests.deploy.processes import graphql
 from aef_dagster_tests.storage.mlflow_server import free_port
 
 AEF = Path(sys.executable).with_name("aef")
@@ -210,9 +210,4 @@ def _pages(port: int) -> str:
     query = """{ instance { info }
       runsOrError(limit: 50) { ... on Runs { results { runId runConfigYaml tags { key value }
         eventConnection { events { ... on MessageEvent { message } } } } } } }"""
-    request = urllib.request.Request(
-        f"http://127.0.0.1:{port}/graphql", json.dumps({"query": query}).encode(),
-        {"Content-Type": "application/json"},
-    )  # fmt: skip
-    with urllib.request.urlopen(request, timeout=60) as response:
-        return response.read().decode()
+    return json.dumps(graphql(f"http://127.0.0.1:{port}", query, {}))
