@@ -104,6 +104,27 @@ def pages_of(settings: Settings) -> str:
     return "`make dev` (or `aef dev`) opens the pages, and prints their addresses"
 
 
+def led_to_open_pages(settings: Settings) -> Settings:
+    """The settings of a command, whose links lead to the pages of this home that are open.
+
+    Parameters
+    ----------
+    settings
+        Settings of the home.
+
+    Returns
+    -------
+    Settings
+        With the addresses of the `aef dev` that is running, where none are set.
+    """
+    running = _addresses_of_running(settings.home / "logs" / LOCK)
+    as_set = settings.model_dump(exclude_defaults=True)
+    links = dict(zip(("dagster_url", "mlflow_url"), running, strict=False))
+    return settings.model_copy(
+        update={name: page for name, page in links.items() if name not in as_set}
+    )
+
+
 def _serve(
     settings: Settings, tracking_uri: str, dagster_port: int, mlflow_port: int, runs_page: str,
     host: str, logs: Path, lock: IO[str], folder: Path,

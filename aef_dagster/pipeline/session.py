@@ -36,7 +36,7 @@ from aef_dagster.pipeline.partitions import aef_years
 from aef_dagster.pipeline.regional_training import study_key
 from aef_dagster.pipeline.resources import build_resources, open_tracking, world_of
 from aef_dagster.pipeline.scores import asked_since, trained_hashes
-from aef_dagster.pipeline.servers import warn_of_open_passwords
+from aef_dagster.pipeline.servers import led_to_open_pages, warn_of_open_passwords
 from aef_dagster.pipeline.study_inputs import study_basins
 from aef_dagster.settings import Settings
 from aef_dagster.similarity.donors import unknown_basin
@@ -73,6 +73,7 @@ class Session:
     """
 
     def __init__(self, settings: Settings):
+        settings = led_to_open_pages(settings)
         self.settings = settings
         self.home = Home(settings.home)
         self._require_dataset()

@@ -18,7 +18,7 @@ import pytest
 from aef_dagster.errors import UserError
 from aef_dagster.pipeline import servers
 from aef_dagster.pipeline.server_processes import ServerProcesses, shorten
-from aef_dagster.pipeline.servers import _links, pages_of
+from aef_dagster.pipeline.servers import _links, led_to_open_pages, pages_of
 from aef_dagster.settings import load_settings
 from aef_dagster_tests.storage.mlflow_server import free_port
 
@@ -80,9 +80,15 @@ def test_who_is_asked_where_the_pages_are_names_those_that_are_open(tmp_path, mo
         lock.write(f"aef dev 1\n{' '.join(PAGES)}")
         lock.flush()
         assert pages_of(settings) == " and ".join(PAGES)
+        led = led_to_open_pages(settings)
+        assert (led.dagster_url, led.mlflow_url) == PAGES
+        told = load_settings(home=tmp_path, dagster_url="https://aef.example.org")
+        led = led_to_open_pages(told)
+        assert (led.dagster_url, led.mlflow_url) == ("https://aef.example.org", PAGES[1])
         with pytest.raises(UserError, match=f"use them at {' and '.join(PAGES)}"):
             servers.serve(settings, "sqlite:///x.db", 3999, 5999, "")
     assert pages_of(settings) == unknown  # what was written is there still
+    assert led_to_open_pages(settings) == settings
     told = load_settings(home=tmp_path, dagster_url="https://aef.example.org")
     assert pages_of(told) == f"https://aef.example.org and {settings.mlflow_url}"
 
