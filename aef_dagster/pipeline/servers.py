@@ -140,6 +140,8 @@ def _serve(
     if own_mlflow:
         addresses[MLFLOW] = f"http://{seen_at}:{mlflow_port}"
         _require_free(host, mlflow_port, "mlflow")
+    # For this process, which asks the pages, and for those it starts.
+    os.environ |= _unproxied(seen_at)
     # Else each look of the daemon at each sensor is told, some 8 MB a day; the pages show them too.
     environment = (
         {"DAGSTER_DAEMON_LOG_LEVEL": "warning"}
@@ -238,6 +240,15 @@ def _links(settings: Settings, dagster: str, mlflow: str) -> dict[str, str]:
     links = {"dagster_url": dagster, "mlflow_url": mlflow}
     as_set = settings.model_dump(exclude_defaults=True)
     return {f"{PREFIX}{name.upper()}": as_set.get(name, page) for name, page in links.items()}
+
+
+def _unproxied(host: str) -> dict[str, str]:
+    """Environment in which the pages are asked directly, also behind a proxy for the internet."""
+    known = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    if known == "*":  # no proxy for anybody
+        return {}
+    names = ",".join(name for name in (known, host, HOST, "localhost") if name)
+    return {"no_proxy": names, "NO_PROXY": names}
 
 
 def _seen_at(host: str) -> str:

@@ -184,6 +184,9 @@ def test_what_a_dead_server_left_gives_its_port_free(processes, tmp_path, struck
 def opened(tmp_path):
     """A real `aef dev` of an empty home: the process, its settings, its ports, what it printed."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("AEF_")}
+    # As on many a cluster: a proxy for the internet, which knows nothing of this machine.
+    clean |= {"http_proxy": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9"}
+    clean = {name: value for name, value in clean.items() if name.lower() != "no_proxy"}
     ports = free_port(), free_port()
     command = [AEF, "dev", "--dagster-port", str(ports[0]), "--mlflow-port", str(ports[1])]
     process = subprocess.Popen(
