@@ -7,7 +7,9 @@ Not here: reading raw files (camels_us.py), the dense cube (cube.py).
 
 import hashlib
 import os
+import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -28,6 +30,8 @@ Reader = Callable[[str], tuple[Columns, dict[str, float]]]
 
 # Where a file's footer keeps the hash of its content: Parquet notices few of the bits that flip.
 SEAL = b"aef_content_sha256"
+# A file is written in less than a second: one unfinished for so long was left by a killed writer.
+SECONDS_TO_WRITE = 3600
 
 
 @dataclass(frozen=True)
@@ -213,6 +217,7 @@ def _ingest(
     pet_method: str | None,
 ) -> IngestReport:
     folder.mkdir(parents=True, exist_ok=True)
+    _sweep(folder)
     rows, errors, hashes = [], {}, {}
     for gauge_id in gauge_ids:
         path = folder / f"{gauge_id}.parquet"
@@ -327,6 +332,14 @@ def _write(columns: Columns, gauge_id: str, path: Path) -> None:
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed writers left unfinished."""
+    for left in folder.glob("*.parquet.*.tmp"):
+        with suppress(FileNotFoundError):  # its writer renamed it just now
+            if time.time() - left.stat().st_mtime > SECONDS_TO_WRITE:
+                left.unlink()
 
 
 def _with_nulls(columns: Columns) -> dict[str, pa.Array]:

@@ -1,5 +1,8 @@
 """Raw files to Parquet to the cube: nothing is lost, and one bad basin stops no other."""
 
+import os
+import time
+
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -7,7 +10,7 @@ import pytest
 from aef_dagster.basins.camels_us import CamelsUS
 from aef_dagster.basins.cube import load_cube
 from aef_dagster.basins.dataset import FORCINGS, UNITS
-from aef_dagster.basins.ingest import ingest_forcings, ingest_streamflow
+from aef_dagster.basins.ingest import SECONDS_TO_WRITE, ingest_forcings, ingest_streamflow
 from aef_dagster.errors import DataFileError, UserError
 from aef_dagster_tests.basins.tiny_camels import (
     ARCHIVE,
@@ -107,6 +110,18 @@ def test_one_bad_basin_is_reported_and_its_old_parquet_removed(tmp_path):
     cube = load(tmp_path)
     assert cube["basin"].values.tolist() == left
     assert np.isnan(cube["streamflow"].sel(basin="14400000")).all()
+
+
+def test_what_a_killed_writer_left_is_swept_and_a_living_ones_is_not(tmp_path):
+    folder = tmp_path / "forcings"
+    folder.mkdir()
+    old, young = folder / "01013500.parquet.4711.tmp", folder / "01013500.parquet.4712.tmp"
+    for left in (old, young):
+        left.write_bytes(b"half")
+    before = time.time() - 2 * SECONDS_TO_WRITE
+    os.utime(old, (before, before))
+    ingest(tmp_path / "raw", tmp_path)
+    assert [path.name for path in folder.glob("*.tmp")] == [young.name]
 
 
 def test_fingerprint_follows_the_content_only(tmp_path):
